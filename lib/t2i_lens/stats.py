@@ -1,0 +1,180 @@
+"""Intervals, effect sizes and corrections: how sure a number is.
+
+Every random draw is seeded, so the same data give the same interval.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import bootstrap, mannwhitneyu, permutation_test
+from statsmodels.stats.multitest import multipletests
+
+from t2i_lens.metrics import mean_pairwise_cosine
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its bootstrap interval and the number of observations behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def __format__(self, spec: str) -> str:
+        """`format(e, ".2f")` is "value [low, high]"."""
+        spec = spec or ".3g"
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+def crossed_bootstrap(
+    values: Float[np.ndarray, "..."],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    seed: int = 0,
+) -> Estimate:
+    """Percentile bootstrap of an array whose axes are all samples of something larger.
+
+    Prompts and seeds (and concepts) are crossed: every prompt is drawn with every seed,
+    so two pictures that share either are not independent. Each axis is resampled on its
+    own, as in Owen's pigeonhole bootstrap (2007), and the interval covers new prompts
+    and new seeds alike.
+
+    Args:
+        values: One number per cell, e.g. [prompt, seed] or [concept, prompt, seed].
+            For a paired comparison pass the differences.
+        statistic: Number from an array of the same rank.
+        seed: Of the resampling.
+    Returns: The statistic, its 95 % interval, and n, the number of cells.
+    Raises: ValueError: a value is missing (nan), or an axis holds a single entry.
+    """
+    values = np.asarray(values, dtype=float)
+    if np.isnan(values).any():
+        raise ValueError("values hold nan: every prompt must be drawn with every seed")
+    if values.ndim == 0 or 1 in values.shape:
+        raise ValueError(f"shape {values.shape}: an axis with one entry cannot be resampled")
+    result = bootstrap(
+        tuple(np.arange(size) for size in values.shape),
+        lambda *picked: statistic(values[np.ix_(*picked)]),
+        vectorized=False,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(seed),
+    )
+    low, high = result.confidence_interval
+    return Estimate(float(statistic(values)), float(low), float(high), values.size)
+
+
+def mean_cosine_bootstrap(
+    rows: Float[np.ndarray, "token d_model"], groups: np.ndarray, seed: int = 0
+) -> Estimate:
+    """Mean pairwise cosine with an interval over tokens.
+
+    Whole groups are resampled; copies of a group are never compared with each other,
+    since a row's cosine with itself says nothing.
+
+    Args:
+        rows: One row per token.
+        groups: A label per row, as in `mean_pairwise_cosine`.
+        seed: Of the resampling.
+    Returns: The mean over pairs from different groups, its 95 % interval, n = rows.
+    Raises: ValueError: fewer than two groups.
+    """
+    labels = np.unique(groups)
+    if len(labels) < 2:
+        raise ValueError("all rows are in one group: no pair to compare")
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == label) for label in labels]
+    drawn = []
+    while len(drawn) < RESAMPLES:
+        picks = rng.integers(len(labels), size=len(labels))
+        if len(set(picks)) > 1:
+            index = np.concatenate([members[pick] for pick in picks])
+            drawn.append(mean_pairwise_cosine(rows[index], groups[index]))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Estimate(mean_pairwise_cosine(rows, groups), float(low), float(high), len(rows))
+
+
+def random_subsets(
+    count: int, share: float, subsets: int, seed: int = 0
+) -> Bool[np.ndarray, "subset token"]:
+    """Membership of random subsets without replacement, each of the given share of `count`."""
+    rng = np.random.default_rng(seed)
+    members = np.zeros((subsets, count), dtype=bool)
+    for row in members:
+        row[rng.choice(count, size=round(share * count), replace=False)] = True
+    return members
+
+
+def subset_estimate(values: Float[np.ndarray, " subset"], n: int) -> Estimate:
+    """Mean and central 95 % of a statistic over random subsets of n observations."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Estimate(float(np.mean(values)), float(low), float(high), n)
+
+
+def superiority_bootstrap(
+    first: Float[np.ndarray, " a"], second: Float[np.ndarray, " b"], seed: int = 0
+) -> Estimate:
+    """Chance that a draw of `first` exceeds one of `second`, both groups resampled.
+
+    Returns: The chance (area under the ROC curve), its 95 % interval, n = len(first).
+    """
+    result = bootstrap(
+        (first, second),
+        probability_of_superiority,
+        vectorized=False,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(seed),
+    )
+    low, high = result.confidence_interval
+    return Estimate(probability_of_superiority(first, second), float(low), float(high), len(first))
+
+
+def paired_effect_size(differences: Float[np.ndarray, "..."]) -> float:
+    """Cohen's d_z: mean difference over its standard deviation; 0 if all are equal."""
+    spread = np.std(differences, ddof=1)
+    return float(np.mean(differences) / spread) if spread > 0 else 0.0
+
+
+def probability_of_superiority(
+    first: Float[np.ndarray, " a"], second: Float[np.ndarray, " b"]
+) -> float:
+    """Chance that a draw of `first` exceeds one of `second`, ties half; 0.5 is no effect."""
+    return float(mannwhitneyu(first, second).statistic / (len(first) * len(second)))
+
+
+def sign_flip_p(differences: Float[np.ndarray, " cluster"], seed: int = 0) -> float:
+    """Two-sided p of "the mean paired difference is 0", by flipping signs of clusters.
+
+    Args:
+        differences: One mean difference per independent cluster, e.g. per prompt.
+        seed: Of the flips, used only when there are too many to try all.
+    """
+    result = permutation_test(
+        (np.asarray(differences, dtype=float),),
+        lambda sample: float(np.mean(sample)),
+        permutation_type="samples",
+        vectorized=False,
+        n_resamples=RESAMPLES * 2,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> tuple[Bool[np.ndarray, " test"], Float[np.ndarray, " test"]]:
+    """Which tests hold at 5 % over the whole family, and their Holm-corrected p values."""
+    reject, corrected, _, _ = multipletests(p_values, alpha=1 - CONFIDENCE, method="holm")
+    return reject, corrected
