@@ -192,7 +192,10 @@ def scoreboard_markdown(claims: Mapping[str, Claim], records: Iterable[Record]) 
         "",
         "Each line is one claim on one profile: what the source says, what we measured, and the"
         " verdict that follows from our interval and a bound stated before the measurement."
-        " What is measured on a profile is a claim about that model alone.",
+        " What is measured on a profile is a claim about that model alone. A reference names the"
+        " model that it was measured on and, unless its source prints it, where we have it from:"
+        " read off a *figure*, read in *notes* on the source, *derived* from published numbers, or"
+        " *unverified*.",
         "",
         *_row("profile", *(f"{mark} {verdict}" for verdict, mark in MARKS.items()), head=True),
     ]
