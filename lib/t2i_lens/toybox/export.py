@@ -1,0 +1,101 @@
+"""Write the trained networks to ``data/models``: the pipeline, the picture tower, the judge.
+
+Shown in: book/toybox.md
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+
+from t2i_lens.paths import DATA
+from t2i_lens.toybox import judge, models, stages
+from t2i_lens.toybox.atlas import world_words
+from t2i_lens.toybox.captions import caption
+from t2i_lens.toybox.world import sample_scene
+
+TOYBOX = DATA / "models" / "toybox"
+TOWER = DATA / "models" / "picture_tower"
+STAGES = ("autoencoder", "text_encoder", "judge", "unet")
+COUNTED_CAPTIONS = 50_000
+
+
+def pipeline_of(
+    folder: Path, preset, words: CLIPTokenizer, device: torch.device
+) -> tuple[StableDiffusionPipeline, stages.ContrastivePair]:
+    """The newest averaged weights of a training folder, finished or not, as a pipeline."""
+    vae = stages.train_autoencoder(folder, preset.autoencoder, device)
+    pair = stages.train_text_encoder(folder, words, preset.text_encoder, device)
+    state = torch.load(folder / "unet.pt", map_location=device, weights_only=True)["average"]
+    unet: UNet2DConditionModel = models.build_unet()
+    prefix = "module."
+    unet.load_state_dict(
+        {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=pair.text, tokenizer=words, unet=unet.eval(),
+        scheduler=models.build_scheduler(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    return pipe.to("cpu"), pair.to("cpu")
+
+
+def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> None:
+    """Write everything that is shipped; the U-Net in fp16, the small networks in fp32."""
+    pipe, pair = pipeline_of(folder, preset, words, device)
+    pipe.unet.half()
+    pipe.save_pretrained(TOYBOX, safe_serialization=True)
+    TOWER.mkdir(parents=True, exist_ok=True)
+    kept = {n: v.half().contiguous() for n, v in pair.state_dict().items() if not n.startswith("text.")}
+    save_file(kept, TOWER / "picture_tower.safetensors")
+    judge.save_judge(judge.train(folder, preset.judge, device).cpu())
+    counts = token_counts(words)
+    (TOYBOX / "token_counts.json").write_text(json.dumps(counts) + "\n")
+    curves(folder)
+
+
+def token_counts(words: CLIPTokenizer, seed: int = 5) -> dict[str, int]:
+    """How often each token id occurs in 50,000 captions drawn as in the contrastive training.
+
+    Ids that are missing were never trained: the world cannot say them.
+    """
+    rng = np.random.default_rng(seed)
+    wide = world_words()["wide_nouns"]
+    total: Counter[int] = Counter()
+    for _ in range(COUNTED_CAPTIONS // 1000):
+        scenes = [
+            sample_scene(rng, (1, 0, 0, 0), wide) if rng.random() < stages.WIDE_SHARE else sample_scene(rng)
+            for _ in range(1000)
+        ]
+        ids = words([caption(scene, rng) for scene in scenes]).input_ids
+        total.update(token for row in ids for token in row)
+    return {str(token): total[token] for token in sorted(total)}
+
+
+def load_pair(pipe: StableDiffusionPipeline) -> stages.ContrastivePair:
+    """The contrastive pair again: the pipeline's text encoder with the shipped picture tower."""
+    pair = stages.ContrastivePair(len(pipe.tokenizer))
+    weights = {n: v.float() for n, v in load_file(TOWER / "picture_tower.safetensors").items()}
+    weights |= {f"text.{name}": value for name, value in pipe.text_encoder.state_dict().items()}
+    pair.load_state_dict(weights)
+    return pair.eval()
+
+
+def curves(folder: Path) -> None:
+    """Copy the loss curves beside the weights, as CSV and as one picture."""
+    figure, axes = plt.subplots(1, len(STAGES), figsize=(12, 2.8), constrained_layout=True)
+    for stage, axis in zip(STAGES, axes, strict=True):
+        rows = pd.read_csv(folder / f"{stage}.csv")
+        (TOYBOX / "training").mkdir(exist_ok=True)
+        rows.to_csv(TOYBOX / "training" / f"{stage}.csv", index=False)
+        axis.plot(rows["step"], rows["loss"], color="#0072B2")
+        axis.set(title=stage.replace("_", " "), xlabel="step", ylabel="loss", yscale="log")
+    figure.savefig(TOYBOX / "training" / "curves.png", dpi=110)
+    plt.close(figure)

@@ -1,0 +1,166 @@
+"""One training loop for every stage: warm-up, steady rate, decay; EMA; resumes where it stopped.
+
+Shown in: book/toybox.md
+"""
+
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
+CHECKPOINT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage trains; ``decay`` is the share of the steps that cool down."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int = 200
+    decay: float = 0.3
+    weight_decay: float = 0.01
+    ema: float = 0.998
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step: linear warm-up, constant, then linear to 2 % of it."""
+        cool = self.steps * self.decay
+        left = max(self.steps - step, 0) / max(cool, 1)
+        return self.learning_rate * min((step + 1) / self.warmup, 1.0, max(left, 0.02))
+
+
+class _Steps(IterableDataset):
+    """Batches by step number, so that a resumed run sees what an uninterrupted one would."""
+
+    def __init__(self, make: Callable[[np.random.Generator], object], seed: int, start: int):
+        self.make, self.seed, self.start = make, seed, start
+
+    def __iter__(self) -> Iterator:
+        torch.set_num_threads(1)
+        worker = torch.utils.data.get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.start + first
+        while True:
+            yield self.make(np.random.default_rng([self.seed, step]))
+            step += stride
+
+
+def stream(make: Callable, seed: int, start: int = 0, workers: int = 1) -> Iterator:
+    """Endless batches ``make(rng)``, one rng per step, made in worker processes."""
+    data = _Steps(make, seed, start)
+    return iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
+
+
+def fit(
+    stage: str,
+    folder: Path,
+    model: nn.Module,
+    make_batch: Callable[[np.random.Generator], object],
+    loss_of: Callable[[nn.Module, object], tuple[torch.Tensor, dict[str, float]]],
+    schedule: Schedule,
+    device: torch.device,
+    workers: int = 1,
+    seed: int = 0,
+) -> nn.Module:
+    """Train ``model`` and return its exponential moving average.
+
+    Writes ``<stage>.pt`` (newest checkpoint) and ``<stage>.csv`` (loss curve) to folder, and
+    continues from them if they exist.
+
+    Args:
+        make_batch: One batch from a rng; runs in worker processes.
+        loss_of: ``(model, batch) -> (loss, figures to log)``; called under bf16 autocast.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = model.to(device, memory_format=torch.channels_last).train()
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": schedule.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.99), fused=True)
+    checkpoint, start = folder / f"{stage}.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+
+    def save(step: int) -> None:
+        state = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+        }
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+
+    # The backward pass of CPU flash attention is slower than plain matrix products.
+    fastest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    attention = SDPBackend.MATH if device.type == "cpu" else fastest
+    batches = stream(make_batch, seed, start, workers)
+    log = _Log(folder / f"{stage}.csv", start)
+    saved = time.monotonic()
+    progress = tqdm(range(start, schedule.steps), stage, initial=start, total=schedule.steps, mininterval=10)
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        torch.manual_seed(seed * 1_000_003 + step)  # noise and timesteps resume with the step
+        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(attention):
+            loss, figures = loss_of(model, next(batches))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update_parameters(model)
+        log.add(step, {"loss": float(loss.detach()), **figures}, progress)
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save(step + 1)
+            saved = time.monotonic()
+    if start < schedule.steps:
+        save(schedule.steps)
+    return average.module.eval()
+
+
+class _Log:
+    """Means over 50 steps, appended to a CSV; rows after the resumed step are dropped."""
+
+    def __init__(self, file: Path, start: int):
+        self.file, self.sums, self.count = file, {}, 0
+        if file.exists():
+            with file.open() as lines:
+                rows = list(csv.reader(lines))
+            kept = [row for i, row in enumerate(rows) if i == 0 or int(row[0]) < start]
+            with file.open("w", newline="") as lines:
+                csv.writer(lines).writerows(kept if start else [])
+
+    def add(self, step: int, figures: dict[str, float], progress: tqdm) -> None:
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        if self.count < 50:
+            return
+        means = {name: total / self.count for name, total in self.sums.items()}
+        empty = not self.file.exists() or self.file.stat().st_size == 0
+        with self.file.open("a", newline="") as lines:
+            writer = csv.writer(lines)
+            if empty:
+                writer.writerow(["step", *means])
+            writer.writerow([step, *(f"{value:.5g}" for value in means.values())])
+        progress.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+        self.sums, self.count = {}, 0

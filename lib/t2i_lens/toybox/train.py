@@ -1,0 +1,116 @@
+"""Train the toybox from scratch: ``python -m t2i_lens.toybox.train --preset cpu``.
+
+Every stage resumes from its last checkpoint in ``build/toybox/<preset>``; ``--stage`` selects one
+(repeatable, in order); ``export`` writes ``data/models``.
+
+Shown in: book/toybox.md
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from transformers import CLIPTokenizer
+
+from t2i_lens.paths import BUILD
+from t2i_lens.toybox import export, judge, stages, tokenizer
+from t2i_lens.toybox.fit import Schedule
+
+# Shares of one object, two, three, sign in the U-Net's pictures.
+COUNTS = (0.30, 0.33, 0.15, 0.22)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Schedules of all stages; ``pool`` is the number of scenes encoded for the U-Net."""
+
+    autoencoder: Schedule
+    text_encoder: Schedule
+    judge: Schedule
+    unet: Schedule
+    pool: int
+
+
+PRESETS = {
+    "cpu": Preset(
+        autoencoder=Schedule(1000, 32, 6e-4, warmup=50, ema=0.99),
+        text_encoder=Schedule(1400, 256, 1.5e-3, ema=0.99),
+        judge=Schedule(1500, 128, 1e-3, ema=0.99),
+        unet=Schedule(9000, 32, 1e-3, ema=0.998),
+        pool=60_000,
+    ),
+    "gpu": Preset(
+        autoencoder=Schedule(6000, 256, 2e-3),
+        text_encoder=Schedule(12_000, 1024, 1e-3),
+        judge=Schedule(10_000, 512, 1e-3),
+        unet=Schedule(60_000, 256, 1e-3, ema=0.9995),
+        pool=400_000,
+    ),
+}
+
+
+class Stage(StrEnum):
+    """In the order in which they run."""
+
+    autoencoder = "autoencoder"
+    text_encoder = "text_encoder"
+    judge = "judge"
+    unet = "unet"
+    export = "export"
+
+
+def tokenizer_of(folder: Path) -> CLIPTokenizer:
+    """The tokenizer of a training folder; built there the first time."""
+    place = folder / "tokenizer"
+    if not (place / "vocab.json").exists():
+        tokenizer.build(place)
+    return CLIPTokenizer.from_pretrained(place)
+
+
+def unet_pool(
+    folder: Path, preset: Preset, words: CLIPTokenizer, device: torch.device
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Latents and text states for the U-Net, cached in the training folder; and the empty caption."""
+    file = folder / "pool.pt"
+    if not file.exists():
+        vae = stages.train_autoencoder(folder, preset.autoencoder, device)
+        text = stages.train_text_encoder(folder, words, preset.text_encoder, device).text.eval()
+        pool = stages.encode_pool(preset.pool, 2, vae, text, words, device, COUNTS)
+        ids = words("", padding="max_length", return_tensors="pt").input_ids.to(device)
+        with torch.no_grad():
+            empty = text(ids).last_hidden_state[0]
+        torch.save({"pool": pool, "empty": empty}, file)
+    cached = torch.load(file, weights_only=True)
+    return cached["pool"], cached["empty"]
+
+
+def main(
+    preset: Annotated[str, typer.Option(help="cpu or gpu")] = "cpu",
+    stage: Annotated[list[Stage] | None, typer.Option(help="only these stages")] = None,
+) -> None:
+    """Train all stages, or the selected ones, and export the weights."""
+    if preset not in PRESETS:
+        raise SystemExit(f"unknown preset '{preset}'; use one of: {', '.join(PRESETS)}")
+    chosen, folder = PRESETS[preset], BUILD / "toybox" / preset
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    words = tokenizer_of(folder)
+    for step in stage or list(Stage):
+        print(f"stage {step} on {device}", flush=True)
+        if step is Stage.autoencoder:
+            stages.train_autoencoder(folder, chosen.autoencoder, device)
+        elif step is Stage.text_encoder:
+            stages.train_text_encoder(folder, words, chosen.text_encoder, device)
+        elif step is Stage.judge:
+            judge.train(folder, chosen.judge, device)
+        elif step is Stage.unet:
+            pool, empty = unet_pool(folder, chosen, words, device)
+            stages.train_unet(folder, pool, empty, chosen.unet, device)
+        else:
+            export.export(folder, chosen, words, device)
+
+
+if __name__ == "__main__":
+    typer.run(main)
