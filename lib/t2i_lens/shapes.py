@@ -1,0 +1,27 @@
+"""The vocabulary of array axes, as jaxtyping aliases.
+
+Axis words used throughout: `batch step layer head query key pixel token height width
+d_model`; `vector` counts the rows of one placeholder, `seed` and `prompt` the images of
+a grid. Latents have their own height and width, `vae_scale_factor` times smaller than
+the picture's.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+# Pictures: bytes 0..255, channels last, RGB.
+Images = UInt8[np.ndarray, "batch height width 3"]
+ImageGrid = UInt8[np.ndarray, "prompt seed height width 3"]
+
+# What the U-Net reads and predicts: about unit variance, after the VAE's scaling factor.
+Latents = Float[Tensor, "batch channel latent_height latent_width"]
+
+# Output of the text encoder after its final norm: the U-Net's `encoder_hidden_states`.
+TextStates = Float[Tensor, "prompt token d_model"]
+
+# Ids fed to the text encoder: BOS, content, EOS, padding; 77 tokens for CLIP.
+TokenIds = Int[Tensor, "batch token"]
+
+# Rows of the input embedding table that belong to one placeholder.
+EmbeddingRows = Float[Tensor, "vector d_model"]

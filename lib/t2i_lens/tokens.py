@@ -1,0 +1,180 @@
+"""Prompts as the row of ids that the text encoder is fed, and words as positions in it.
+
+Positions are found in the ids themselves, never by tokenising a string again: a
+placeholder of several vectors takes several positions, and names in upper case or names
+that begin with another placeholder's name are otherwise expanded wrongly or not at all.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from diffusers import StableDiffusionPipeline
+from tokenizers import AddedToken
+from transformers import CLIPTokenizer
+
+
+class Word(NamedTuple):
+    """A word of the prompt, lower-cased as CLIP reads it, and where it stands."""
+
+    text: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One prompt as fed to the text encoder.
+
+    Attributes:
+        prompt: The text as written.
+        ids: Ids of all 77 positions: BOS, content, EOS, padding.
+        pieces: The vocabulary's entry for each id; `</w>` ends a word.
+        words: Words in reading order. A placeholder is one word, whatever its vectors.
+        eos: Position of the first EOS. BOS is at 0.
+    """
+
+    prompt: str
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    words: tuple[Word, ...]
+    eos: int
+    bos: int = 0
+
+    @property
+    def padding(self) -> slice:
+        """Positions after EOS, in CLIP mostly further EOS tokens."""
+        return slice(self.eos + 1, len(self.ids))
+
+    def positions(self, word: str) -> tuple[int, ...]:
+        """Positions of a word or of several words in sequence, at every occurrence.
+
+        Args: word: As written in the prompt; case is ignored unless it tells two apart.
+        Raises: ValueError: the row does not hold it.
+        """
+        wanted = word.split()
+        texts = [w.text for w in self.words]
+        # A placeholder's name keeps its case, so the exact spelling is tried first.
+        for spelling in (str, str.casefold):
+            target, written = [spelling(w) for w in wanted], [spelling(t) for t in texts]
+            starts = [
+                i
+                for i in range(len(written) - len(target) + 1)
+                if target and written[i : i + len(target)] == target
+            ]
+            if starts:
+                hits = (w for i in starts for w in self.words[i : i + len(wanted)])
+                return tuple(dict.fromkeys(p for w in hits for p in w.positions))
+        raise ValueError(f"no word {word!r} in {self.prompt!r}; its words are {texts}")
+
+
+def encode(pipe: StableDiffusionPipeline, prompt: str) -> TokenRow:
+    """The row of ids for a prompt, with every placeholder expanded to all its vectors.
+
+    A prompt whose placeholders are already written out (`<t> <t>_1`) gives the same row.
+
+    Raises: ValueError: the prompt does not fit, so part of it would be lost.
+    """
+    tokenizer = pipe.tokenizer
+    groups = _placeholder_groups(tokenizer)
+    raw = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+    content = list(_expanded(raw, groups))
+    length, room = tokenizer.model_max_length, tokenizer.model_max_length - 2
+    if len(content) > room:
+        raise ValueError(f"prompt has {len(content)} tokens, {room} fit: shorten {prompt[:60]!r}")
+    ids = [tokenizer.bos_token_id, *content, tokenizer.eos_token_id]
+    eos = len(ids) - 1
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    return TokenRow(
+        prompt=prompt,
+        ids=tuple(ids),
+        pieces=tuple(tokenizer.convert_ids_to_tokens(ids)),
+        words=tuple(_words(tokenizer, content, groups)),
+        eos=eos,
+    )
+
+
+def add_placeholder(
+    pipe: StableDiffusionPipeline, placeholder: str, num_vectors: int = 1
+) -> tuple[int, ...]:
+    """Gives a placeholder its tokens and zeroed rows in the embedding table.
+
+    The tokens are `<t>`, `<t>_1`, … `<t>_{n-1}`, as diffusers names them. No other row
+    changes.
+
+    Returns: The new ids, one per vector.
+    Raises: ValueError: the name is unusable, or it or one of its tokens is taken.
+    """
+    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
+    if num_vectors < 1 or placeholder.split() != [placeholder]:
+        raise ValueError(f"placeholder {placeholder!r} needs no blanks and at least one vector")
+    names = _token_names(placeholder, num_vectors)
+    vocabulary = tokenizer.get_vocab()
+    # The token after the last would be read as one more vector of this placeholder, and a
+    # name like `<t>_1` as a vector of `<t>`.
+    stem = re.fullmatch(r"(.+)_\d+", placeholder)
+    related = [*names, f"{placeholder}_{num_vectors}", *([stem[1]] if stem else [])]
+    taken = [name for name in related if name in vocabulary]
+    if taken:
+        raise ValueError(f"token {taken[0]!r} is already in the vocabulary: rename {placeholder!r}")
+    # Not normalised: the lower-casing tokenizer would otherwise lose names in upper case.
+    # A bare word must not match inside another word.
+    bare = re.fullmatch(r"\w.*\w|\w", placeholder) is not None
+    tokenizer.add_tokens([AddedToken(n, normalized=False, single_word=bare) for n in names])
+    ids = tuple(tokenizer.convert_tokens_to_ids(names))
+
+    table = encoder.get_input_embeddings().weight
+    if max(ids) >= len(table):
+        trained = table.requires_grad
+        encoder.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+        encoder.get_input_embeddings().weight.requires_grad_(trained)
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight[list(ids)] = 0
+    return ids
+
+
+def _token_names(placeholder: str, num_vectors: int) -> list[str]:
+    return [placeholder, *(f"{placeholder}_{i}" for i in range(1, num_vectors))]
+
+
+def _placeholder_groups(tokenizer: CLIPTokenizer) -> dict[int, tuple[int, ...]]:
+    """Ids of all vectors by the id of the first, for every token added to the vocabulary."""
+    added = tokenizer.get_added_vocab()
+    groups = {}
+    for name, first in added.items():
+        count = 1
+        while f"{name}_{count}" in added:
+            count += 1
+        groups[first] = tuple(added[n] for n in _token_names(name, count))
+    return groups
+
+
+def _expanded(ids: list[int], groups: dict[int, tuple[int, ...]]) -> Iterator[int]:
+    at = 0
+    while at < len(ids):
+        group = groups.get(ids[at], (ids[at],))
+        # One that is written out already is passed over whole, not expanded again.
+        at += len(group) if tuple(ids[at : at + len(group)]) == group else 1
+        yield from group
+
+
+def _words(
+    tokenizer: CLIPTokenizer, content: list[int], groups: dict[int, tuple[int, ...]]
+) -> Iterator[Word]:
+    at = 0
+    while at < len(content):
+        if content[at] in groups:
+            end = at + len(groups[content[at]])
+            text = tokenizer.convert_ids_to_tokens(content[at])
+        else:
+            end = at + 1
+            while end < len(content) and not _ends_word(tokenizer, content[end - 1]):
+                end += 1
+            text = tokenizer.decode(content[at:end])
+        yield Word(text, tuple(range(at + 1, end + 1)))  # BOS stands before the content
+        at = end
+
+
+def _ends_word(tokenizer: CLIPTokenizer, token: int) -> bool:
+    return tokenizer.convert_ids_to_tokens(token).endswith("</w>")
