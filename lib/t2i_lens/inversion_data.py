@@ -1,0 +1,157 @@
+"""What textual inversion trains on: its parameters, its templates, its random draws."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from t2i_lens.embeddings import Concept
+
+IMAGENET_TEMPLATES_SMALL = (
+    "a photo of a {}",
+    "a rendering of a {}",
+    "a cropped photo of the {}",
+    "the photo of a {}",
+    "a photo of a clean {}",
+    "a photo of a dirty {}",
+    "a dark photo of the {}",
+    "a photo of my {}",
+    "a photo of the cool {}",
+    "a close-up photo of a {}",
+    "a bright photo of the {}",
+    "a cropped photo of a {}",
+    "a photo of the {}",
+    "a good photo of the {}",
+    "a photo of one {}",
+    "a close-up photo of the {}",
+    "a rendition of the {}",
+    "a photo of the clean {}",
+    "a rendition of a {}",
+    "a photo of a nice {}",
+    "a good photo of a {}",
+    "a photo of the nice {}",
+    "a photo of the small {}",
+    "a photo of the weird {}",
+    "a photo of the large {}",
+    "a photo of a cool {}",
+    "a photo of a small {}",
+)
+REPEATS = 100  # an epoch shows each picture this often, shuffled, as in the script
+
+# Latents of every picture as it is [0], and mirrored [1].
+PicturePair = Float[Tensor, "2 picture channel latent_height latent_width"]
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """Parameters of training.
+
+    Attributes:
+        steps: Optimiser steps.
+        learning_rate: The rate AdamW gets; the script's `--scale_lr` is not applied.
+        batch_size: Pictures per concept and step.
+        num_vectors: Rows per placeholder, all started at the initializer's.
+        weight_decay: AdamW's decoupled decay.
+        seed: Together with the concept's name, fixes order, noise and timesteps.
+        flip_probability: Of mirroring a picture.
+        record_every: Steps between two records of the trajectory.
+        bfloat16: Forward pass in bfloat16 autocast; rows and optimiser stay float32.
+    """
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    num_vectors: int = 1
+    weight_decay: float = 1e-2
+    seed: int = 0
+    templates: tuple[str, ...] = IMAGENET_TEMPLATES_SMALL
+    flip_probability: float = 0.5
+    record_every: int = 10
+    bfloat16: bool = False
+
+
+class Draws(Iterator):
+    """The random stream of one concept: latents, noise, timesteps, template numbers."""
+
+    def __init__(
+        self, pipe: StableDiffusionPipeline, concept: Concept, config: InversionConfig, times: int
+    ):
+        seed = hashlib.sha256(f"{config.seed}:{concept.name}".encode()).digest()[:8]
+        self.generator = torch.Generator().manual_seed(int.from_bytes(seed))
+        self.config, self.times = config, times
+        self.mean, self.std = encoded_pictures(pipe, concept)
+        self.epoch = torch.empty(0, dtype=torch.long)
+
+    def __next__(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        count, generator = self.config.batch_size, self.generator
+        pictures = self.mean.shape[1]
+        while len(self.epoch) < count:
+            shuffled = torch.randperm(pictures * REPEATS, generator=generator) % pictures
+            self.epoch = torch.cat([self.epoch, shuffled])
+        chosen, self.epoch = self.epoch[:count], self.epoch[count:]
+        mirrored = (torch.rand(count, generator=generator) < self.config.flip_probability).long()
+        latents = self.mean[mirrored, chosen]
+        if self.std is not None:
+            spread = torch.randn(latents.shape, generator=generator)
+            latents = latents + self.std[mirrored, chosen] * spread
+        return (
+            latents,
+            torch.randn(latents.shape, generator=generator),
+            torch.randint(self.times, (count,), generator=generator),
+            torch.randint(len(self.config.templates), (count,), generator=generator),
+        )
+
+
+@torch.no_grad()
+def encoded_pictures(
+    pipe: StableDiffusionPipeline, concept: Concept
+) -> tuple[PicturePair, PicturePair | None]:
+    """Scaled latents of the pictures and their mirror images: mean, and spread if random."""
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    images = concept.images
+    if images.shape[1:3] != (side, side):
+        sized = [Image.fromarray(i).resize((side, side), Image.Resampling.BICUBIC) for i in images]
+        images = np.stack([np.asarray(image) for image in sized])
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) / 127.5 - 1
+    means, spreads = [], []
+    for picture in torch.cat([pixels, pixels.flip(-1)]).to(pipe.vae.device, pipe.vae.dtype):
+        encoded = pipe.vae.encode(picture[None])
+        if hasattr(encoded, "latent_dist"):
+            means.append(encoded.latent_dist.mean)
+            spreads.append(encoded.latent_dist.std)
+        else:
+            means.append(encoded.latents)  # the tiny autoencoder has no posterior
+    scaled = [
+        (torch.cat(part).float().cpu() * pipe.vae.config.scaling_factor).unflatten(0, (2, -1))
+        for part in (means, spreads)
+        if part
+    ]
+    return scaled[0], scaled[1] if spreads else None
+
+
+def template_rows(pipe: StableDiffusionPipeline, config: InversionConfig) -> tuple[Tensor, Tensor]:
+    """Ids of all templates, and where their placeholder starts.
+
+    The tokenizer splits a text at an added token and treats both sides apart, so the ids
+    around a placeholder can be had without adding it.
+    """
+    tokenizer, ids, starts = pipe.tokenizer, [], []
+    length = tokenizer.model_max_length
+    for template in config.templates:
+        before, after = (
+            tokenizer(side, add_special_tokens=False).input_ids for side in template.split("{}")
+        )
+        held = [tokenizer.eos_token_id] * config.num_vectors  # replaced before it is read
+        row = [tokenizer.bos_token_id, *before, *held, *after, tokenizer.eos_token_id]
+        if len(row) > length:
+            raise ValueError(f"{template!r} with {config.num_vectors} vectors exceeds {length} ids")
+        ids.append(row + [tokenizer.pad_token_id] * (length - len(row)))
+        starts.append(1 + len(before))
+    device = pipe.text_encoder.device
+    return torch.tensor(ids, device=device), torch.tensor(starts, device=device)
