@@ -69,7 +69,7 @@ def train(
         weight_decay=config.weight_decay,
     )  # fmt: skip
     records, losses = [(0, initial.cpu(), torch.full((len(concepts),), torch.nan))], []
-    with _frozen(pipe), tqdm(range(config.steps), "inversion", disable=not progress) as bar:
+    with _frozen(pipe, config), tqdm(range(config.steps), "inversion", disable=not progress) as bar:
         draws = [Draws(pipe, c, config, scheduler.config.num_train_timesteps) for c in concepts]
         for step in bar:
             if step == 1:
@@ -148,21 +148,28 @@ def _initial_rows(pipe: StableDiffusionPipeline, concept: Concept, num_vectors: 
 
 
 @contextmanager
-def _frozen(pipe: StableDiffusionPipeline) -> Iterator[None]:
-    """No weight has a gradient inside; on a CPU attention is eager, quicker backward there."""
+def _frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[None]:
+    """No weight has a gradient inside, no layer is in training mode.
+
+    Fused attention's backward pass in bfloat16 is slow on a CPU, so attention is eager there;
+    in float32 the two take the same time.
+    """
     models = (pipe.text_encoder, pipe.unet, pipe.vae)
     trained = [p for model in models for p in model.parameters() if p.requires_grad]
     modes = [(m, m.training) for model in models for m in model.modules()]
     processors = dict(pipe.unet.attn_processors)
+    text_attention = pipe.text_encoder.config._attn_implementation
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
         for model in models:
             model.eval()
-        if pipe.unet.device.type == "cpu":
+        if config.bfloat16 and pipe.unet.device.type == "cpu":
             pipe.unet.set_attn_processor(AttnProcessor())
+            pipe.text_encoder.set_attn_implementation("eager")
         yield
     finally:
+        pipe.text_encoder.set_attn_implementation(text_attention)
         pipe.unet.set_attn_processor(processors)
         for module, mode in modes:
             module.training = mode

@@ -61,7 +61,8 @@ class InversionConfig:
         seed: Together with the concept's name, fixes order, noise and timesteps.
         flip_probability: Of mirroring a picture.
         record_every: Steps between two records of the trajectory.
-        bfloat16: Forward pass in bfloat16 autocast; rows and optimiser stay float32.
+        bfloat16: Forward pass in bfloat16 autocast; rows and optimiser stay float32. Pays
+            only where the processor has bfloat16 instructions.
     """
 
     steps: int

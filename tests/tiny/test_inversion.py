@@ -1,5 +1,7 @@
 """Training one word: the recipe's gradient, nothing else touched, concepts independent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -102,10 +104,12 @@ def test_several_concepts_train_as_each_does_alone(shared_pipe, make_concept):
     assert (together[0].embedding - together[1].embedding).abs().max() > 100 * ROW_TOLERANCE
 
 
-def test_the_pipeline_is_left_as_it_was(make_pipe, make_concept):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_pipeline_is_left_as_it_was(make_pipe, make_concept, bfloat16):
     pipe = make_pipe()
     before, tokens = weights(pipe), len(pipe.tokenizer)
-    inversion.train(pipe, [make_concept("pinata")], CONFIG, progress=False)
+    config = replace(CONFIG, bfloat16=bfloat16)
+    inversion.train(pipe, [make_concept("pinata")], config, progress=False)
     after = weights(pipe)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -113,6 +117,7 @@ def test_the_pipeline_is_left_as_it_was(make_pipe, make_concept):
     assert all(parameter.requires_grad for parameter in pipe.unet.parameters())
     assert all(parameter.grad is None for parameter in pipe.text_encoder.parameters())
     assert all(type(p) is AttnProcessor2_0 for p in pipe.unet.attn_processors.values())
+    assert pipe.text_encoder.config._attn_implementation == "sdpa"
 
 
 def test_the_pipeline_is_left_as_it_was_after_an_error(make_pipe, make_concept):
@@ -123,11 +128,12 @@ def test_the_pipeline_is_left_as_it_was_after_an_error(make_pipe, make_concept):
 
     hook = pipe.unet.conv_out.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="stop here"):
-        inversion.train(pipe, [make_concept("pinata")], CONFIG, progress=False)
+        inversion.train(pipe, [make_concept("pinata")], replace(CONFIG, bfloat16=True), False)
     hook.remove()
     assert not pipe.text_encoder.get_input_embeddings()._forward_hooks
     assert all(parameter.requires_grad for parameter in pipe.unet.parameters())
     assert all(type(p) is AttnProcessor2_0 for p in pipe.unet.attn_processors.values())
+    assert pipe.text_encoder.config._attn_implementation == "sdpa"
 
 
 def test_after_training_and_attaching_all_other_rows_are_bit_identical(pipe, make_concept):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, PNDMScheduler
 from t2i_lens import profiles
 
 
@@ -35,9 +35,17 @@ def test_a_profile_loads_the_weights_that_were_saved(profile, shared_pipe):
     pipe = profiles.load(profile)
     for name, saved in shared_pipe.unet.state_dict().items():
         assert torch.equal(pipe.unet.state_dict()[name], saved)
-    assert isinstance(pipe.scheduler, DDIMScheduler)
     assert pipe.safety_checker is None
     assert pipe.unet.dtype == torch.float32
+
+
+def test_a_model_shipped_with_another_sampler_runs_with_ddim(profile):
+    pipe = profiles.load(profile)
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(profile.repo)
+    again = profiles.load(profile)
+    assert isinstance(again.scheduler, DDIMScheduler)
+    assert again.scheduler.config.beta_end == 0.012
 
 
 def test_an_unknown_profile_is_refused_with_the_names_there_are():
