@@ -4,7 +4,9 @@ A prompt has a slot for its subject and names context objects beside it. An arm 
 slot; every arm is drawn from the same latents, and a judge says what it finds.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +16,11 @@ import pandas as pd
 import yaml
 from jaxtyping import Float, UInt8
 
+from t2i_lens.embeddings import Concept, Inversion, attach
 from t2i_lens.paths import DATA
 from t2i_lens.sampling import generate
+from t2i_lens.store import Lazy
+from t2i_lens.tokens import encode
 
 FOUND = 0.5  # an object is in the picture when the judge gives it at least this probability
 
@@ -62,6 +67,18 @@ def load_prompts(name: str, file: Path = DATA / "prompts" / "prompts.yaml") -> l
 def draw(pipe, prompts: Sequence[str], seeds: Sequence[int], **sampling) -> dict[str, np.ndarray]:
     """Pictures of finished sentences: `pictures` uint8 [prompt, seed, height, width, 3]."""
     return {"pictures": generate(pipe, list(prompts), list(seeds), **sampling)}
+
+
+def arms_of(concept: Concept) -> list[dict[str, str]]:
+    """The two arms that every concept is compared in: its placeholder and its class word."""
+    words = {
+        "TI token": (concept.placeholder_token, concept.name),
+        "class word": (concept.superclass, concept.superclass),
+    }
+    return [
+        {"concept": concept.name, "arm": arm, "word": word, "subject": subject}
+        for arm, (word, subject) in words.items()
+    ]
 
 
 def judge_arms(
@@ -119,17 +136,74 @@ def judge_arms(
     return pd.DataFrame(rows)
 
 
-def lost_objects(readings: pd.DataFrame, role: str = "context") -> Float[np.ndarray, "prompt seed"]:
-    """Objects of one arm that the judge does not find, per picture.
+def lost_objects(
+    readings: pd.DataFrame, role: str = "context"
+) -> dict[str, dict[str, Float[np.ndarray, "prompt seed"]]]:
+    """Objects that the judge does not find, per picture.
 
     Args:
-        readings: The rows of one concept and one arm from `judge_arms`.
+        readings: From `judge_arms`.
         role: "context", or "subject" for the subject itself (then 0 or 1).
-    Returns: Counts in [0, number of the prompt's objects], prompts and seeds sorted.
-    Raises: ValueError: the rows are of more than one concept or arm.
+    Returns: Concept -> arm -> counts, each at most the number of the prompt's objects;
+        prompts and seeds in the same order in all arms.
     """
-    if len(readings[["concept", "arm"]].drop_duplicates()) != 1:
-        raise ValueError("readings of one concept and one arm are needed")
     asked = readings[readings["role"] == role]
     lost = asked.assign(lost=asked["probability"] < FOUND)
-    return lost.groupby(["prompt", "seed"])["lost"].sum().unstack().to_numpy(float)
+    counts: dict = {}
+    for (concept, arm), some in lost.groupby(["concept", "arm"], sort=False):
+        grid = some.groupby(["prompt", "seed"])["lost"].sum().unstack()
+        counts.setdefault(concept, {})[arm] = grid.to_numpy(float)
+    return counts
+
+
+def lost_names(readings: pd.DataFrame, arm: str, prompt: str) -> list[str]:
+    """Per seed, the context nouns of one prompt that the judge misses, as a short note."""
+    here = readings.query("arm == @arm and prompt == @prompt and role == 'context'")
+    missed = here[here["probability"] < FOUND].groupby("seed")["noun"].agg(", ".join)
+    return [f"lost: {missed[s]}" if s in missed else "all there" for s in here["seed"].unique()]
+
+
+def judge_scores(file: Path) -> dict[str, float | None]:
+    """The judge's own `recall` and `precision` on held-out pictures, means over nouns.
+
+    Args: file: The model's `quality.json`. Without it, or a field, the score is None.
+    """
+    quality = json.loads(Path(file).read_text()) if Path(file).exists() else {}
+    scores = quality.get("judge", {})
+    return {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
+
+
+def token_table(pipe, prompt: str) -> pd.DataFrame:
+    """The prompt as the text encoder is fed it, up to EOS: columns position, id, piece."""
+    row = encode(pipe, prompt)
+    fed = range(row.eos + 1)
+    pieces = [row.pieces[p] for p in fed]
+    return pd.DataFrame({"position": list(fed), "id": [row.ids[p] for p in fed], "piece": pieces})
+
+
+def lazy_file(load: Callable[[Path], object], file: Path) -> Lazy:
+    """What `load` reads from the file's folder, known by the file's hash.
+
+    Raises: FileNotFoundError: the file is missing.
+    """
+    return Lazy(lambda: load(file.parent), hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def with_tokens(pipe: Lazy, inversions: Sequence[Inversion]) -> Lazy:
+    """The pipeline with TI embeddings attached, loaded when first needed.
+
+    Its fingerprint holds every attached row, so a retrained token is a different pipeline.
+    The embeddings are attached to the pipeline given, not to a copy.
+    """
+    digest = hashlib.sha256(pipe.fingerprint.encode())
+    for inversion in inversions:
+        digest.update(inversion.concept.placeholder_token.encode())
+        digest.update(inversion.embedding.numpy().tobytes())
+
+    def attached():
+        loaded = pipe.get()
+        for inversion in inversions:
+            attach(loaded, inversion)
+        return loaded
+
+    return Lazy(attached, digest.hexdigest())

@@ -19,7 +19,7 @@ def norm_ratios(points: pd.DataFrame) -> Figure:
         points: Columns source, token, ratio, role; drawn in the order given.
     """
     sources = list(dict.fromkeys(points["source"]))
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.8 + 0.32 * len(sources)))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.8 + 0.26 * len(sources)))
     for y, source in enumerate(sources):
         for role, some in points[points["source"] == source].groupby("role", sort=False):
             axis.plot(
@@ -51,8 +51,8 @@ def norm_growth(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Measured norm over training against the law, and their ratio below.
 
     Args:
-        panels: Title -> `steps` [step], `norms` [token, step], `law` and `no_decay` [step],
-            and `straight` [step], the norm if every step pointed the same way.
+        panels: Title -> what `embedding_geometry.growth` returns. The upper curves of the law
+            start at the mean initial norm; each ratio is to the token's own law.
     """
     figure, axes = plt.subplots(
         2,
@@ -68,18 +68,22 @@ def norm_growth(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         steps, count = panel["steps"], len(panel["norms"])
         style = {"color": ROLES["placeholder"], "linewidth": 1, "alpha": 0.8}
         marker = "o" if len(steps) < 20 else None
-        for norms in panel["norms"]:
+        for norms, law in zip(panel["norms"], panel["law"], strict=True):
             top.plot(steps, norms, marker=marker, markersize=4, **style)
-            bottom.plot(steps, norms / panel["law"], marker=marker, markersize=4, **style)
-        top.plot(steps, panel["straight"], ":", color=ROLES["control"], label="steps all aligned")
-        top.plot(steps, panel["no_decay"], "--", color="0.6", label="law without decay")
-        top.plot(steps, panel["law"], color=ROLES["law"], label="law")
+            bottom.plot(steps, norms / law, marker=marker, markersize=4, **style)
+        top.plot(
+            steps, panel["straight"].mean(0), ":", color=ROLES["control"], label="steps all aligned"
+        )
+        top.plot(steps, panel["no_decay"].mean(0), "--", color="0.6", label="law without decay")
+        top.plot(steps, panel["law"].mean(0), color=ROLES["law"], label="law")
         top.plot([], [], label="measured", **style)
         bottom.axhline(1, color=ROLES["law"], linewidth=1)
         top.set_title(f"{title} (n={count})")
         top.set_ylim(0, 1.4 * max(panel["norms"].max() for panel in panels.values()))
         top.set_xlim(0, steps.max())
-        bottom.set(xlabel="training step", ylim=(0.5, 1.5))
+        bottom.set_xlabel("training step")
+    ratios = np.concatenate([(p["norms"] / p["law"]).ravel() for p in panels.values()])
+    axes[1, 0].set_ylim(min(0.5, 0.95 * ratios.min()), max(1.5, 1.05 * ratios.max()))
     axes[0, 0].set_ylabel("norm")
     axes[1, 0].set_ylabel("measured / law")
     axes[0, -1].legend(loc="upper left", ncols=2, fontsize=7)

@@ -1,12 +1,4 @@
-"""The token embedding table as a cloud of points: its rows, their lengths and directions.
-
-`read_table` takes the rows out of a pipeline; everything after that is arrays.
-"""
-
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+"""Lengths, directions and spectrum of a table of embeddings; arrays only."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,95 +6,55 @@ from sklearn.decomposition import PCA
 
 from t2i_lens.metrics import (
     explained_shares,
+    growth_slope,
     marchenko_pastur_density,
     marchenko_pastur_edges,
     mean_pairwise_cosine,
     pairwise_histogram,
+    predicted_norm,
     unit_rows,
 )
 from t2i_lens.stats import random_subsets
 
-NEVER_TRAINED = 0.01  # of the median norm: below it a row has decayed to nothing
 
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The rows of an embedding table, sorted by what training did to them.
-
-    Attributes:
-        trained: Rows of ordinary tokens that training saw, [token, d_model].
-        never: Rows of tokens that training never saw, [token, d_model].
-        bos: Row of BOS, [d_model].
-        eos: Row of EOS, [d_model].
-    """
-
-    trained: Float[np.ndarray, "token d_model"]
-    never: Float[np.ndarray, "never d_model"]
-    bos: Float[np.ndarray, " d_model"]
-    eos: Float[np.ndarray, " d_model"]
-
-    @property
-    def mean_norm(self) -> float:
-        """Mean norm of the trained rows: the unit in which other norms are given."""
-        return float(np.linalg.norm(self.trained, axis=1).mean())
-
-
-def read_table(pipe, words: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The embedding table of a pipeline's text encoder.
+def growth(
+    steps: Int[np.ndarray, " step"],
+    norms: Float[np.ndarray, "token step"],
+    initial: Float[np.ndarray, " token"],
+    width: int,
+    learning_rate: float,
+    weight_decay: float,
+) -> dict[str, np.ndarray]:
+    """Measured norms over training beside the optimiser's law and its two extremes.
 
     Args:
-        pipe: A pipeline with `tokenizer` and `text_encoder`, no placeholder attached.
-        words: Single-token words whose ids are wanted, e.g. initializer tokens.
-    Returns: `rows` float32 [token, d_model], `bos` and `eos` ids, `word_ids` [word].
-    Raises: ValueError: a word is not one token.
+        steps: Optimiser steps at which the norms were recorded, all above 0.
+        norms: Of the TI embeddings.
+        initial: Norm of each token's row before training.
+        width: d_model.
+        learning_rate: Effective and constant.
+        weight_decay: Of AdamW.
+    Returns: `steps`, `norms`; `law`, `no_decay` and `straight` [token, step], the last
+        being the norm if all steps pointed away from the origin; `slope` [token], measured
+        over predicted growth of the squared norm.
+    Shown in: notebooks/02_norms.ipynb
     """
-    tokenizer = pipe.tokenizer
-    word_ids = []
-    for word in words:
-        ids = tokenizer.encode(word, add_special_tokens=False)
-        if len(ids) != 1:
-            raise ValueError(f"'{word}' is {len(ids)} tokens; an initializer is one token")
-        word_ids += ids
-    rows = pipe.text_encoder.get_input_embeddings().weight.detach().float().cpu().numpy()
+    law, no_decay = (
+        np.stack([predicted_norm(steps, start, width, learning_rate, wd) for start in initial])
+        for wd in (weight_decay, 0.0)
+    )
+    start = np.square(initial)[:, None]
+    grown, predicted = np.square(norms) - start, np.square(law) - start
+    slope = [growth_slope(*pair) for pair in zip(grown, predicted, strict=True)]
+    straight = initial[:, None] + np.sqrt(width) * learning_rate * np.asarray(steps)
     return {
-        "rows": rows[: len(tokenizer)],
-        "bos": np.asarray(tokenizer.bos_token_id),
-        "eos": np.asarray(tokenizer.eos_token_id),
-        "word_ids": np.asarray(word_ids, dtype=np.int64),
+        "steps": np.asarray(steps),
+        "norms": norms,
+        "law": law,
+        "no_decay": no_decay,
+        "straight": straight,
+        "slope": np.array(slope),
     }
-
-
-def read_counts(folder: Path) -> Int[np.ndarray, " token"] | None:
-    """How often each token id occurred in the text encoder's training captions.
-
-    Args:
-        folder: Model folder; its `token_counts.json` lists a count per id.
-    Returns: Counts, or None where the model's captions are not known.
-    """
-    file = Path(folder) / "token_counts.json"
-    return np.asarray(json.loads(file.read_text()), dtype=np.int64) if file.exists() else None
-
-
-def sort_vocabulary(
-    table: dict[str, np.ndarray], counts: Int[np.ndarray, " token"] | None
-) -> Vocabulary:
-    """Tell trained rows from never-trained ones; BOS and EOS are kept apart.
-
-    Args:
-        table: From `read_table`.
-        counts: From `read_counts`. Without counts, rows shorter than a hundredth of the
-            median count as never trained: weight decay has taken them to zero.
-    Raises: ValueError: the counts are not one per row.
-    """
-    rows = table["rows"]
-    if counts is not None and len(counts) != len(rows):
-        raise ValueError(f"{len(counts)} token counts for {len(rows)} rows; retrain or recount")
-    norms = np.linalg.norm(rows, axis=1)
-    seen = counts > 0 if counts is not None else norms > NEVER_TRAINED * np.median(norms)
-    ordinary = np.ones(len(rows), dtype=bool)
-    ordinary[[int(table["bos"]), int(table["eos"])]] = False
-    bos, eos = rows[int(table["bos"])], rows[int(table["eos"])]
-    return Vocabulary(rows[ordinary & seen], rows[ordinary & ~seen], bos, eos)
 
 
 def gaussian_rows(
@@ -175,11 +127,14 @@ def subset_geometry(
 
 def group_cosines(
     rows: Float[np.ndarray, "token d_model"], size: int, draws: int, seed: int
-) -> Float[np.ndarray, " draw"]:
-    """Mean pairwise cosine of random groups of rows: what a group shares by being tokens."""
+) -> dict[str, Float[np.ndarray, " draw"]]:
+    """Mean pairwise cosine of random groups of rows: what a group shares by being tokens.
+
+    Returns: `cosines`, one mean per group.
+    """
     rng = np.random.default_rng(seed)
     groups = (rng.choice(len(rows), size=size, replace=False) for _ in range(draws))
-    return np.array([mean_pairwise_cosine(rows[group]) for group in groups])
+    return {"cosines": np.array([mean_pairwise_cosine(rows[group]) for group in groups])}
 
 
 def principal_plane(

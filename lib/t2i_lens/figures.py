@@ -69,7 +69,7 @@ def picture_grid(
     """
     rows, columns = pictures.shape[:2]
     cell = min((WIDTH - 1.3) / columns, 1.3)
-    size = (WIDTH, rows * (cell + (0.22 if notes else 0.05)) + 0.25)
+    size = (1.3 + columns * cell, rows * (cell + (0.22 if notes else 0.05)) + 0.25)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for row, column in np.ndindex(rows, columns):
         axis = axes[row, column]
@@ -122,6 +122,7 @@ def compared_arms(
     labels = [f"{name} (n={min(e.n for e in arms.values())})" for name, arms in values.items()]
     left.set(xlabel=quantity, yticks=range(len(values)), yticklabels=labels)
     left.invert_yaxis()
+    left.set_xlim(left=0)
     right.set(xlabel=f"{difference}\n(95 % intervals)")
     figure.legend(loc="outside upper left", ncols=len(roles))
     return figure

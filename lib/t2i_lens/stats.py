@@ -30,6 +30,15 @@ class Estimate:
     def interval(self) -> tuple[float, float]:
         return self.low, self.high
 
+    @property
+    def fields(self) -> dict:
+        """`value`, `interval` and `n`, as a claim is recorded with."""
+        return {"value": self.value, "interval": self.interval, "n": self.n}
+
+    def shifted(self, by: float) -> "Estimate":
+        """The same estimate with a known constant added to value and interval."""
+        return Estimate(self.value + by, self.low + by, self.high + by, self.n)
+
     def __format__(self, spec: str) -> str:
         """`format(e, ".2f")` is "value [low, high]"."""
         spec = spec or ".3g"

@@ -1,0 +1,73 @@
+"""Counting lost objects from a judge's readings, and the prompt sets themselves."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from t2i_lens import destruction
+
+READINGS = pd.DataFrame(
+    [
+        ("hero", arm, "a {} and a man", seed, noun, role, probability)
+        for arm, seen in {"TI token": 0.1, "class word": 0.9}.items()
+        for seed in (0, 1)
+        for noun, role, probability in [
+            ("man", "context", seen),
+            ("hat", "context", 0.9),
+            ("toy", "subject", 0.8),
+        ]
+    ],
+    columns=["concept", "arm", "prompt", "seed", "noun", "role", "probability"],
+)
+
+
+def test_an_object_is_lost_when_the_judge_doubts_it():
+    lost = destruction.lost_objects(READINGS)["hero"]
+    np.testing.assert_array_equal(lost["TI token"], [[1, 1]])
+    np.testing.assert_array_equal(lost["class word"], [[0, 0]])
+
+
+def test_the_subject_is_counted_apart():
+    lost = destruction.lost_objects(READINGS, role="subject")["hero"]
+    np.testing.assert_array_equal(lost["TI token"], [[0, 0]])
+
+
+def test_a_note_names_what_is_missing():
+    prompt = READINGS["prompt"][0]
+    assert destruction.lost_names(READINGS, "TI token", prompt) == ["lost: man"] * 2
+    assert destruction.lost_names(READINGS, "class word", prompt) == ["all there"] * 2
+
+
+def test_each_concept_has_its_placeholder_and_its_class_word():
+    concept = SimpleNamespace(name="panda", placeholder_token="<my-panda>", superclass="bear")
+    arms = {arm["arm"]: arm for arm in destruction.arms_of(concept)}
+    assert arms["TI token"]["word"] == "<my-panda>" and arms["TI token"]["subject"] == "panda"
+    assert arms["class word"]["word"] == arms["class word"]["subject"] == "bear"
+
+
+def test_hero_prompts_are_many_and_differ():
+    prompts = destruction.load_prompts("hero")
+    assert len({prompt.text for prompt in prompts}) == len(prompts) >= 12
+    assert all(1 <= len(prompt.context) <= 2 for prompt in prompts)
+
+
+def test_an_unknown_prompt_set_lists_those_there_are():
+    with pytest.raises(ValueError, match="hero"):
+        destruction.load_prompts("nothing")
+
+
+@pytest.mark.parametrize("text", ["a man", "a {}", "a {} and a {} with a man"])
+def test_a_prompt_without_one_slot_and_its_context_is_refused(tmp_path, text):
+    file = tmp_path / "prompts.yaml"
+    file.write_text(json.dumps({"bad": [{"text": text, "context": ["man"]}]}))
+    with pytest.raises(ValueError, match="needs one"):
+        destruction.load_prompts("bad", file)
+
+
+def test_a_missing_quality_file_leaves_the_judge_unmeasured(tmp_path):
+    file = tmp_path / "quality.json"
+    assert destruction.judge_scores(file) == {"recall": None, "precision": None}
+    file.write_text(json.dumps({"judge": {"recall_mean_per_noun": 0.97}}))
+    assert destruction.judge_scores(file) == {"recall": 0.97, "precision": None}

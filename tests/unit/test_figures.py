@@ -1,0 +1,115 @@
+"""Figures are drawn, once, in one width, and leave matplotlib's settings alone."""
+
+import io
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from t2i_lens import embedding_figures, figures
+from t2i_lens.stats import Estimate
+
+RNG = np.random.default_rng(0)
+ESTIMATE = Estimate(0.5, 0.3, 0.8, 12)
+
+
+def picture_grid():
+    pictures = RNG.integers(0, 255, (2, 3, 8, 8, 3), dtype=np.uint8)
+    return figures.picture_grid(pictures, ["a", "b"], [0, 1, 2], [["note"] * 3] * 2)
+
+
+def compared_arms():
+    arms = {"TI token": ESTIMATE, "class word": ESTIMATE}
+    roles = {"TI token": "placeholder", "class word": "content"}
+    return figures.compared_arms({"hero": arms}, {"hero": ESTIMATE}, roles, "lost", "difference")
+
+
+def marked_histogram():
+    groups = {"tokens": (RNG.normal(size=100), "content")}
+    marks = {"BOS": (0.5, "bos"), "TI": (np.ones(3), "placeholder"), "mean": (ESTIMATE, "law")}
+    return figures.marked_histogram(groups, np.linspace(-3, 3, 13), marks, "norm")
+
+
+def density_panels():
+    counts = {"tokens": (np.array([1, 2, 1]), "content")}
+    return figures.density_panels({"cosine": counts}, {"cosine": np.linspace(-1, 1, 4)})
+
+
+def norm_ratios():
+    rows = [("here", 3.0, "placeholder"), ("there", 1.7, "bos")]
+    return embedding_figures.norm_ratios(pd.DataFrame(rows, columns=["source", "ratio", "role"]))
+
+
+def norm_growth():
+    curve = np.array([[1.0, 2.0]])
+    panel = {name: curve for name in ("norms", "law", "no_decay", "straight")}
+    return embedding_figures.norm_growth({"here": panel | {"steps": np.array([10, 20])}})
+
+
+def spectra():
+    shares = {"centred": (np.array([0.7, 0.3]), "content")}
+    law = (np.array([0.5, 1.0]), np.array([1.0, 0.5]))
+    return embedding_figures.spectra(shares, {"all": (np.array([0.6, 1.4]), "content")}, law)
+
+
+def plane():
+    return embedding_figures.plane({"tokens": (RNG.normal(size=(5, 2)), "content")}, ("a", "b"))
+
+
+DRAWN = [
+    picture_grid,
+    compared_arms,
+    marked_histogram,
+    density_panels,
+    norm_ratios,
+    norm_growth,
+    spectra,
+    plane,
+]
+
+
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
+def test_a_figure_leaves_no_setting_and_no_open_figure_behind(draw):
+    before = dict(matplotlib.rcParams)
+    figure = draw()
+    assert dict(matplotlib.rcParams) == before
+    # an open figure would be shown a second time by a notebook
+    assert not plt.get_fignums()
+    assert figure.get_figwidth() <= figures.WIDTH
+
+
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
+def test_a_figure_drawn_twice_has_the_same_pixels(draw):
+    global RNG
+    pixels = []
+    for _ in range(2):
+        RNG = np.random.default_rng(0)
+        buffer = io.BytesIO()
+        draw().savefig(buffer, format="rgba")
+        pixels.append(buffer.getvalue())
+    assert pixels[0] == pixels[1]
+
+
+def labels_of(figure):
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+def test_every_comparison_says_its_n():
+    assert "hero (n=12)" in labels_of(compared_arms())
+    assert "tokens (n=100)" in labels_of(marked_histogram())
+    assert "here (n=1)" in labels_of(norm_growth())
+
+
+def test_histograms_state_their_bins():
+    assert "norm; bins of 0.5" in labels_of(marked_histogram())
+
+
+def test_roles_have_different_colours():
+    assert len(set(figures.ROLES.values())) == len(figures.ROLES)
+
+
+def test_a_small_group_beside_a_tall_one_stays_visible():
+    groups = {"many": (np.zeros(5000), "content"), "few": (np.ones(3), "eos")}
+    figure = figures.marked_histogram(groups, np.linspace(-1, 2, 4), {}, "norm")
+    assert figure.axes[0].get_yscale() == "symlog"
