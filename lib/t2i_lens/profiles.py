@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from t2i_lens.paths import DATA
@@ -76,14 +80,15 @@ def load(profile: ModelProfile, device: str = "cpu") -> StableDiffusionPipeline:
         for file in _model_files(profile):
             if file.suffix == ".safetensors":
                 check_safetensors(file)
-    pipe = StableDiffusionPipeline.from_pretrained(
-        profile.repo,
-        revision=profile.revision,
-        local_files_only=profile.revision is None,
-        dtype=getattr(torch, profile.dtype),
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
+    with _quiet():
+        pipe = StableDiffusionPipeline.from_pretrained(
+            profile.repo,
+            revision=profile.revision,
+            local_files_only=profile.revision is None,
+            dtype=getattr(torch, profile.dtype),
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
     found = sum(path.endswith("attn2") for path, _ in pipe.unet.named_modules())
     if found != profile.cross_attention_layers:
         raise ValueError(
@@ -131,6 +136,24 @@ def check_safetensors(file: Path) -> None:
     if expected != size:
         wanted = "its header is unreadable" if expected is None else f"{expected} are needed"
         raise ValueError(f"{file} is damaged ({size} bytes, {wanted}): restore it, or train anew")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading shows no bars, and no warning that a tiny autoencoder is not the usual class."""
+    logs = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [log.get_verbosity() for log in logs]
+    bars = [log.is_progress_bar_enabled() for log in logs]
+    try:
+        for log in logs:
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+        yield
+    finally:
+        for log, level, shown in zip(logs, levels, bars, strict=True):
+            log.set_verbosity(level)
+            if shown:
+                log.enable_progress_bar()
 
 
 def _model_files(profile: ModelProfile) -> list[Path]:

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
@@ -46,6 +47,15 @@ def test_a_model_shipped_with_another_sampler_runs_with_ddim(profile):
     again = profiles.load(profile)
     assert isinstance(again.scheduler, DDIMScheduler)
     assert again.scheduler.config.beta_end == 0.012
+
+
+def test_loading_is_silent_and_leaves_logging_as_it_was(profile, capfd):
+    level = diffusers.utils.logging.get_verbosity()
+    profiles.load(profile)
+    shown = capfd.readouterr()
+    assert shown.out + shown.err == ""
+    assert diffusers.utils.logging.get_verbosity() == level
+    assert diffusers.utils.logging.is_progress_bar_enabled()
 
 
 def test_an_unknown_profile_is_refused_with_the_names_there_are():
