@@ -6,6 +6,7 @@ Shown in: book/toybox.md
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -77,13 +78,24 @@ class PictureTower(nn.Module):
 
 def build_autoencoder() -> AutoencoderTiny:
     """f4, 4 latent channels, no norm layers: flat colours come out right."""
-    return AutoencoderTiny(
+    model = AutoencoderTiny(
         encoder_block_out_channels=(32, 32, 32),
         decoder_block_out_channels=(32, 32, 32),
         num_encoder_blocks=(0, 2, 2),
         num_decoder_blocks=(2, 2, 1),
         latent_channels=4,
     )
+    # Without norm layers the default initialisation lets the signal fade with depth.
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, AutoencoderTinyBlock):
+            module.conv[-1].weight.data.mul_(0.2)  # residual branches start small
+    model.encoder.layers[-1].weight.data.mul_(0.3)
+    model.decoder.layers[-1].weight.data.mul_(0.05)
+    return model
 
 
 def build_unet(channels: tuple[int, ...] = (64, 128, 192), layers: int = 1) -> UNet2DConditionModel:

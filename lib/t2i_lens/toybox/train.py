@@ -36,10 +36,10 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(
-        autoencoder=Schedule(1000, 32, 6e-4, warmup=50, ema=0.99),
-        text_encoder=Schedule(1400, 256, 1.5e-3, ema=0.99),
+        autoencoder=Schedule(2400, 24, 1e-3, warmup=30, ema=0.99),
+        text_encoder=Schedule(800, 256, 1.5e-3, ema=0.99),
         judge=Schedule(1500, 128, 1e-3, ema=0.99),
-        unet=Schedule(9000, 32, 1e-3, ema=0.998),
+        unet=Schedule(11_000, 24, 1e-3, ema=0.998),
         pool=60_000,
     ),
     "gpu": Preset(

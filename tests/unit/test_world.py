@@ -1,0 +1,140 @@
+"""The world: what is said is what is drawn."""
+
+import re
+
+import numpy as np
+import pytest
+
+from t2i_lens.toybox.atlas import icons_by_name, sprites, world_words
+from t2i_lens.toybox.captions import FRAMES, caption
+from t2i_lens.toybox.judge import CELL, PLACES, LabelledBatches, labels
+from t2i_lens.toybox.world import RELATIONS, Scene, Thing, draw, render, sample_scene
+
+
+def scenes(count: int, seed: int = 0) -> list[Scene]:
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng) for _ in range(count)]
+
+
+def test_every_drawable_name_has_a_sprite_with_ink():
+    assert set(sprites()) == set(icons_by_name())
+    for name, sprite in sprites().items():
+        assert max(sprite.shape[:2]) == 64, name
+        assert (sprite[..., 3] > 128).mean() > 0.05, name
+
+
+def test_no_caption_names_a_held_out_concept():
+    said = set(world_words()["nouns"]) | set(world_words()["wide_nouns"])
+    held_out = {concept["name"] for concept in world_words()["concepts"]}
+    icons = icons_by_name()
+    assert not said & held_out
+    assert not {icons[name] for name in said} & {icons[name] for name in held_out}
+
+
+def test_initializer_tokens_are_nouns_of_the_world():
+    for concept in world_words()["concepts"]:
+        assert concept["initializer_token"] in world_words()["nouns"]
+
+
+@pytest.mark.parametrize(
+    ("scene", "sentence"),
+    [
+        (Scene((Thing("elephant"),)), "an elephant"),
+        (Scene((Thing("cat", "orange", "small"),)), "a small orange cat"),
+        (Scene((Thing("glasses", "red"),)), "red glasses"),
+        (Scene((Thing("cat"), Thing("man")), "next to"), "a cat next to a man"),
+        (
+            Scene((Thing("toy"), Thing("man"), Thing("friend")), "above", "orange"),
+            "a toy above a man and a friend on an orange background",
+        ),
+        (Scene((Thing("sign", "orange", word="open"),)), 'an orange sign that says "open"'),
+    ],
+)
+def test_a_scene_is_said_in_plain_english(scene, sentence):
+    assert caption(scene) == sentence
+
+
+def test_every_caption_states_all_that_its_scene_holds():
+    rng = np.random.default_rng(1)
+    for scene in scenes(300):
+        said = caption(scene, rng)
+        for thing in scene.things:
+            for word in (thing.noun, thing.colour, thing.size, thing.word):
+                assert word is None or word in said, (scene, said)
+        assert scene.background is None or f"{scene.background} background" in said
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", said), said
+
+
+def test_all_relations_and_frames_occur():
+    rng = np.random.default_rng(2)
+    said = [caption(scene, rng) for scene in scenes(3000, seed=2)]
+    for relation in RELATIONS:
+        assert any(f" {relation} " in sentence for sentence in said), relation
+    for frame in FRAMES:
+        start = frame.split("{}")[0]
+        assert any(sentence.startswith(start) for sentence in said), frame
+
+
+def test_the_same_seed_draws_the_same_picture():
+    scene = scenes(1)[0]
+    first, again = (render(scene, np.random.default_rng(5)) for _ in range(2))
+    other = render(scene, np.random.default_rng(6))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_drawn_relations_are_the_stated_ones():
+    rng = np.random.default_rng(3)
+    checked = 0
+    for scene in scenes(2000, seed=3):
+        if scene.relation not in ("left of", "above", "on top of"):
+            continue
+        _, boxes = draw(scene, rng)
+        (x0, y0), (x1, y1) = (boxes[:2, :2] + boxes[:2, 2:]) / 2
+        assert x0 < x1 if scene.relation == "left of" else y0 < y1, scene
+        checked += 1
+    assert checked > 300
+
+
+def test_objects_lie_inside_the_picture_and_do_not_hide_each_other():
+    rng = np.random.default_rng(4)
+    for scene in scenes(500, seed=4):
+        _, boxes = draw(scene, rng)
+        assert boxes.min() >= 0 and boxes.max() <= 64
+        for i, (l0, t0, r0, b0) in enumerate(boxes):
+            for l1, t1, r1, b1 in boxes[:i]:
+                width, height = min(r0, r1) - max(l0, l1), min(b0, b1) - max(t0, t1)
+                shared = max(width, 0) * max(height, 0)
+                smaller = min((r0 - l0) * (b0 - t0), (r1 - l1) * (b1 - t1))
+                assert shared <= 0.35 * smaller, scene
+
+
+def test_a_tint_makes_the_stated_colour_the_nearest_one():
+    """The judge's colour labels rest on this; natural drawings are exempt."""
+    rng = np.random.default_rng(5)
+    palette = {name: np.array(rgb, float) for name, rgb in world_words()["colours"].items()}
+    wrong = []
+    for noun in world_words()["nouns"]:
+        for colour in palette:
+            picture, (box,) = draw(Scene((Thing(noun, colour),)), rng)
+            crop = picture[box[1] : box[3], box[0] : box[2]].reshape(-1, 3).astype(float)
+            ink = crop[(crop < 250).any(1)]
+            median = np.median(ink, axis=0)
+            nearest = min(palette, key=lambda name: np.abs(palette[name] - median).sum())
+            if nearest != colour:
+                wrong.append((noun, colour, nearest))
+    assert len(wrong) <= 0.05 * len(palette) * len(world_words()["nouns"]), wrong
+
+
+def test_judge_labels_mark_the_places_of_the_boxes():
+    nouns, colours, words = labels()
+    pictures, noun_map, colour_map, word = LabelledBatches(32)(np.random.default_rng(0))
+    assert pictures.shape == (32, 64, 64, 3) and noun_map.shape == (32, PLACES**2)
+    assert PLACES * CELL == 64
+    empty = noun_map == len(nouns) + 2
+    assert ((colour_map == -100) == empty).all()  # a colour exactly where there is a thing
+    assert (~empty).any(1).all()  # every picture holds one
+    signs = (noun_map == len(nouns)).any(1)
+    assert ((word < len(words)) == signs).all()
+
+
