@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,14 @@ from t2i_lens.tokens import encode
 FOUND = 0.5  # an object is in the picture when the judge gives it at least this probability
 
 
+@runtime_checkable
 class Reading(Protocol):
     """What a judge found; `nouns` are probabilities [picture, noun]."""
 
     nouns: Float[np.ndarray, "picture noun"]
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Anything that finds named objects in pictures."""
 

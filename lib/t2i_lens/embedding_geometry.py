@@ -40,7 +40,9 @@ def growth(
     Shown in: notebooks/02_norms.ipynb
     """
     law, no_decay = (
-        np.stack([predicted_norm(steps, start, width, learning_rate, wd) for start in initial])
+        np.stack(
+            [predicted_norm(steps, float(start), width, learning_rate, wd) for start in initial]
+        )
         for wd in (weight_decay, 0.0)
     )
     start = np.square(initial)[:, None]
@@ -138,8 +140,8 @@ def group_cosines(
 
 
 def principal_plane(
-    rows: Float[np.ndarray, "token d_model"], others: dict[str, Float[np.ndarray, "any d_model"]]
-) -> dict[str, Float[np.ndarray, "any 2"]]:
+    rows: Float[np.ndarray, "token d_model"], others: dict[str, Float[np.ndarray, "_ d_model"]]
+) -> dict[str, Float[np.ndarray, "_ 2"]]:
     """Where rows and others lie on the first two principal axes of the rows, mean at 0."""
     pca = PCA(n_components=2, svd_solver="full").fit(rows)
     return {name: pca.transform(some) for name, some in {"rows": rows, **others}.items()}
@@ -147,7 +149,7 @@ def principal_plane(
 
 def spectrum(
     rows: Float[np.ndarray, "token d_model"], seed: int
-) -> dict[str, Float[np.ndarray, " any"]]:
+) -> dict[str, Float[np.ndarray, " _"]]:
     """Explained shares, centred and not, beside a random matrix and its limit law.
 
     Args:

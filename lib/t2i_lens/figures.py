@@ -85,7 +85,9 @@ def picture_grid(
     return figure
 
 
-def _whisker(axis: Axes, estimate: Estimate, y: float, role: str, label: str | None = None) -> None:
+def _whisker(
+    axis: Axes, estimate: Estimate, y: float | int, role: str, label: str | None = None
+) -> None:
     axis.hlines(y, estimate.low, estimate.high, color=ROLES[role], linewidth=1.5)
     axis.plot(estimate.value, y, "o", color=ROLES[role], markersize=4.5, label=label)
 
@@ -185,7 +187,7 @@ def marked_histogram(
 def _uneven(groups: Mapping[str, tuple[np.ndarray, str]], edges: np.ndarray) -> bool:
     # A group that would be invisible beside the tallest bar needs a logarithmic count axis.
     peaks = [np.histogram(values, bins=edges)[0].max() for values, _ in groups.values()]
-    return max(peaks) > 20 * max(min(peaks), 1)
+    return bool(max(peaks) > 20 * max(min(peaks), 1))
 
 
 @styled

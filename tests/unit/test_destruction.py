@@ -1,12 +1,12 @@
 """Counting lost objects from a judge's readings, and the prompt sets themselves."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from t2i_lens import destruction
+from t2i_lens.embeddings import Concept
 
 READINGS = pd.DataFrame(
     [
@@ -41,7 +41,8 @@ def test_a_note_names_what_is_missing():
 
 
 def test_each_concept_has_its_placeholder_and_its_class_word():
-    concept = SimpleNamespace(name="panda", placeholder_token="<my-panda>", superclass="bear")
+    no_pictures = np.zeros((0, 1, 1, 3), dtype=np.uint8)
+    concept = Concept("panda", "<my-panda>", "bear", "bear", no_pictures)
     arms = {arm["arm"]: arm for arm in destruction.arms_of(concept)}
     assert arms["TI token"]["word"] == "<my-panda>" and arms["TI token"]["subject"] == "panda"
     assert arms["class word"]["word"] == arms["class word"]["subject"] == "bear"

@@ -30,7 +30,7 @@ def test_rows_that_no_caption_used_are_never_trained():
 
 def test_bos_and_eos_are_no_vocabulary_even_if_counted():
     some = table()
-    vocabulary = embedding_table.sort_vocabulary(some, np.ones(6))
+    vocabulary = embedding_table.sort_vocabulary(some, np.ones(6, dtype=int))
     assert len(vocabulary.trained) == 4 and len(vocabulary.never) == 0
     np.testing.assert_array_equal(vocabulary.bos, some["rows"][4])
     np.testing.assert_array_equal(vocabulary.eos, some["rows"][5])

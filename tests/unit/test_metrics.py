@@ -80,7 +80,7 @@ def test_mean_cosine_leaves_pairs_of_one_group_out():
 
 
 def test_percentile_counts_ties_half():
-    assert metrics.percentile(2, np.array([1, 2, 3, 4])) == pytest.approx(37.5)
+    assert metrics.percentile(2.0, np.array([1.0, 2, 3, 4])) == pytest.approx(37.5)
 
 
 def test_centred_shares_are_those_of_scikit_learn():

@@ -101,5 +101,5 @@ def test_holm_corrects_over_the_family():
 def test_estimate_reads_as_value_and_interval():
     estimate = stats.Estimate(1.0, 0.5, 1.5, 3)
     assert f"{estimate:.1f}" == "1.0 [0.5, 1.5]"
-    assert estimate.shifted(-1).interval == (-0.5, 0.5)
+    assert estimate.shifted(-1.0).interval == (-0.5, 0.5)
     assert estimate.fields == {"value": 1.0, "interval": (0.5, 1.5), "n": 3}
