@@ -18,15 +18,16 @@ language: en
 # Toybox
 
 A Stable Diffusion small enough to train on a laptop: {unet:.1f} M parameters in the U-Net,
-{text:.1f} M in the text encoder, {vae:.2f} M in the autoencoder, {side}x{side} pictures. It loads with
-`StableDiffusionPipeline.from_pretrained` and needs no code but diffusers and transformers. Trained from scratch
-in a known world, so that every picture can be judged exactly; made to study prompts, not to
-make pictures.
+{text:.1f} M in the text encoder, {vae:.2f} M in the autoencoder, {side}x{side} pictures.
+It loads with `StableDiffusionPipeline.from_pretrained` and needs no code but diffusers and
+transformers. Trained from scratch in a known world, so that every picture can be judged exactly;
+made to study prompts, not to make pictures.
 
 ## What it knows
 
 {nouns} nouns in one drawing style, {colours} tints, {words} sign words, three sizes, coloured
-backgrounds, one to three objects with relations. The text encoder alone also knows {wide} more nouns.
+backgrounds, one to three objects with relations. The text encoder alone also knows {wide} more
+nouns.
 Drawings: {package} {version} ({author}), {licence}.
 
 ## Measured quality

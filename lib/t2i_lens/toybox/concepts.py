@@ -16,7 +16,14 @@ from t2i_lens.toybox.world import Scene, Thing, render
 FOLDER = DATA / "concepts"
 HERO = "cat_toy"
 # Sizes and backgrounds vary, as in a handful of photographs of one thing.
-VIEWS = ((None, None), (None, "blue"), ("large", None), (None, "yellow"), (None, None), ("large", "green"))
+VIEWS = (
+    (None, None),
+    (None, "blue"),
+    ("large", None),
+    (None, "yellow"),
+    (None, None),
+    ("large", "green"),
+)
 
 
 def main() -> None:
@@ -31,7 +38,9 @@ def main() -> None:
             picture = render(scene, np.random.default_rng([7, number, view]))
             images.append(f"{name}/{view}.png")
             Image.fromarray(picture).save(FOLDER / images[-1], optimize=True)
-        kept = {key: concept[key] for key in ("placeholder_token", "initializer_token", "superclass")}
+        kept = {
+            key: concept[key] for key in ("placeholder_token", "initializer_token", "superclass")
+        }
         entries.append({"name": name, **kept, "hero": name == HERO, "images": images})
     head = "# Objects that no caption of the training names; drawn by t2i_lens.toybox.concepts.\n"
     listing = yaml.safe_dump(entries, sort_keys=False, width=100)

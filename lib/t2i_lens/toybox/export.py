@@ -53,7 +53,9 @@ def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> 
     pipe.unet.half()
     pipe.save_pretrained(TOYBOX, safe_serialization=True)
     TOWER.mkdir(parents=True, exist_ok=True)
-    kept = {n: v.half().contiguous() for n, v in pair.state_dict().items() if not n.startswith("text.")}
+    kept = {
+        n: v.half().contiguous() for n, v in pair.state_dict().items() if not n.startswith("text.")
+    }
     save_file(kept, TOWER / "picture_tower.safetensors")
     judge.save_judge(judge.train(folder, preset.judge, device).cpu())
     counts = token_counts(words)
@@ -71,7 +73,9 @@ def token_counts(words: CLIPTokenizer, seed: int = 5) -> dict[str, int]:
     total: Counter[int] = Counter()
     for _ in range(COUNTED_CAPTIONS // 1000):
         scenes = [
-            sample_scene(rng, (1, 0, 0, 0), wide) if rng.random() < stages.WIDE_SHARE else sample_scene(rng)
+            sample_scene(rng, (1, 0, 0, 0), wide)
+            if rng.random() < stages.WIDE_SHARE
+            else sample_scene(rng)
             for _ in range(1000)
         ]
         ids = words([caption(scene, rng) for scene in scenes]).input_ids

@@ -59,7 +59,11 @@ class _Steps(IterableDataset):
 def stream(make: Callable, seed: int, start: int = 0, workers: int = 1) -> Iterator:
     """Endless batches ``make(rng)``, one rng per step, made in worker processes."""
     data = _Steps(make, seed, start)
-    return iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
+    return iter(
+        DataLoader(
+            data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
+        )
+    )
 
 
 def fit(
@@ -116,7 +120,9 @@ def fit(
     batches = stream(make_batch, seed, start, workers)
     log = _Log(folder / f"{stage}.csv", start)
     saved = time.monotonic()
-    progress = tqdm(range(start, schedule.steps), stage, initial=start, total=schedule.steps, mininterval=10)
+    progress = tqdm(
+        range(start, schedule.steps), stage, initial=start, total=schedule.steps, mininterval=10
+    )
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)

@@ -36,7 +36,7 @@ def labels() -> tuple[list[str], list[str], list[str]]:
 
 
 class JudgeNetwork(nn.Module):
-    """Pictures uint8 ``[batch, 64, 64, 3]`` to logits of nouns, colours ``[batch, 64, …]``, words."""
+    """Pictures uint8 ``[batch, 64, 64, 3]`` to logits: nouns and colours per place, and words."""
 
     def __init__(self, nouns: int, colours: int, words: int):
         super().__init__()
@@ -59,7 +59,7 @@ class Reading:
         nouns: Probability in [0, 1] that each noun is present ``[n, noun]``.
         colours: Probabilities of each colour, the last one "natural", at the place where the noun
             is most likely ``[n, noun, colour + 1]``.
-        centres: Mean place (x, y) of each noun in pixels ``[n, noun, 2]``; meaningful where present.
+        centres: Mean place (x, y) of each noun in pixels ``[n, noun, 2]``, if it is present.
         words: Probabilities of each word, the last one "none" ``[n, word + 1]``.
     """
 

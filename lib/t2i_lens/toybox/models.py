@@ -61,7 +61,13 @@ class PictureTower(nn.Module):
         self.place = nn.Parameter(torch.randn(64, width) * 0.02)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+                width,
+                4,
+                2 * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
             )
             for _ in range(layers)
         )

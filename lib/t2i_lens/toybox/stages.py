@@ -77,7 +77,7 @@ def train_autoencoder(folder: Path, schedule: Schedule, device: torch.device) ->
 
 
 class ContrastivePair(nn.Module):
-    """CLIP: a text tower pooled at EOS against a picture tower, cosine logits with a learned scale."""
+    """CLIP: a text tower pooled at EOS against a picture tower, cosines with a learned scale."""
 
     def __init__(self, vocabulary: int):
         super().__init__()
@@ -108,7 +108,9 @@ class CaptionedBatches:
     def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         wide = world_words()["wide_nouns"]
         scenes = [
-            sample_scene(rng, (1, 0, 0, 0), wide) if rng.random() < WIDE_SHARE else sample_scene(rng)
+            sample_scene(rng, (1, 0, 0, 0), wide)
+            if rng.random() < WIDE_SHARE
+            else sample_scene(rng)
             for _ in range(self.batch)
         ]
         pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes]))
@@ -132,7 +134,9 @@ def train_text_encoder(
         return loss / 2, {"in_batch_accuracy": float(hit)}
 
     batches = CaptionedBatches(schedule.batch, tokenizer)
-    return fit("text_encoder", folder, ContrastivePair(len(tokenizer)), batches, loss_of, schedule, device)
+    return fit(
+        "text_encoder", folder, ContrastivePair(len(tokenizer)), batches, loss_of, schedule, device
+    )
 
 
 @torch.no_grad()
@@ -151,7 +155,9 @@ def encode_pool(
         scenes = [sample_scene(rng, counts) for _ in range(min(256, size - start))]
         pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes])).to(device)
         captions = [caption(scene, rng) for scene in scenes]
-        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            captions, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
         with torch.autocast(device.type, torch.bfloat16):
             latents.append(vae.encoder(to_range(pictures)).mul(vae.config.scaling_factor).half())
         states.append(text(ids.to(device)).last_hidden_state.half())

@@ -40,7 +40,10 @@ def build(folder: Path) -> CLIPTokenizer:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=20_000, min_frequency=2, initial_alphabet=alphabet, show_progress=False,
+        vocab_size=20_000,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        show_progress=False,
         end_of_word_suffix="</w>",
     )
     tokenizer.train_from_iterator(corpus(), trainer)
@@ -53,8 +56,13 @@ def build(folder: Path) -> CLIPTokenizer:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
     # From the two files, so that what is saved is what any reader of CLIP's format gets.
     fast = CLIPTokenizer(
-        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"),
-        unk_token=EOS, bos_token=BOS, eos_token=EOS, pad_token=EOS, model_max_length=CONTEXT,
+        vocab=str(folder / "vocab.json"),
+        merges=str(folder / "merges.txt"),
+        unk_token=EOS,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        model_max_length=CONTEXT,
     )
     fast.save_pretrained(folder)
     return fast

@@ -40,7 +40,7 @@ PRESETS = {
         text_encoder=Schedule(800, 256, 1.5e-3, ema=0.99),
         judge=Schedule(1500, 128, 1e-3, ema=0.99),
         unet=Schedule(11_000, 24, 1e-3, ema=0.998),
-        pool=60_000,
+        pool=32_000,
     ),
     "gpu": Preset(
         autoencoder=Schedule(6000, 256, 2e-3),
@@ -73,7 +73,7 @@ def tokenizer_of(folder: Path) -> CLIPTokenizer:
 def unet_pool(
     folder: Path, preset: Preset, words: CLIPTokenizer, device: torch.device
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Latents and text states for the U-Net, cached in the training folder; and the empty caption."""
+    """Latents and text states for the U-Net, cached in the folder; states of the empty caption."""
     file = folder / "pool.pt"
     if not file.exists():
         vae = stages.train_autoencoder(folder, preset.autoencoder, device)

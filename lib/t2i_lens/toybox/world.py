@@ -98,7 +98,9 @@ def _sprite(noun: str, colour: str | None, side: int) -> Image.Image:
     picture = Image.fromarray((rgba * 255).round().astype(np.uint8))
     height, width = rgba.shape[:2]
     scale = side / max(height, width)
-    return picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.LANCZOS)
+    return picture.resize(
+        (max(1, round(width * scale)), max(1, round(height * scale))), Image.LANCZOS
+    )
 
 
 def _tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
@@ -164,13 +166,19 @@ def _centres(scene: Scene, pictures: list[Image.Image], rng: np.random.Generator
         return centres if first_above else [(x, PICTURE - y) for x, y in centres]
     jitter = [rng.uniform(-2, 2) for _ in range(4)]
     if scene.relation == "above":
-        return [(half + 4 * jitter[0], 16 + jitter[1] / 2), (half + 4 * jitter[2], 48 + jitter[3] / 2)]
+        return [
+            (half + 4 * jitter[0], 16 + jitter[1] / 2),
+            (half + 4 * jitter[2], 48 + jitter[3] / 2),
+        ]
     if scene.relation == "on top of":
         base = half + 4 * jitter[0]
         top, bottom = pictures[0].size[1], pictures[1].size[1]
         start = (PICTURE - top - bottom) / 2 + jitter[1] / 2
         return [(base + jitter[2], start + top / 2), (base, start + top + bottom / 2)]
-    left, right = (16 + jitter[0] / 2, half + 5 * jitter[1]), (48 + jitter[2] / 2, half + 5 * jitter[3])
+    left, right = (
+        (16 + jitter[0] / 2, half + 5 * jitter[1]),
+        (48 + jitter[2] / 2, half + 5 * jitter[3]),
+    )
     swap = scene.relation != "left of" and rng.random() < 0.5
     return [right, left] if swap else [left, right]
 
