@@ -1,0 +1,156 @@
+"""The command `t2i-lens`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from t2i_lens import book as pages
+from t2i_lens import claims, execute
+from t2i_lens.parameters import check
+from t2i_lens.paths import DATA
+
+# What is heavy is imported by the command that needs it: `book` must answer at once.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+claims_app = typer.Typer(invoke_without_command=True, help="Claims and what was measured of them.")
+app.add_typer(claims_app, name="claims")
+
+
+@app.command()
+def book() -> None:
+    """Execute the notebooks that are out of date and build the book from them."""
+    console, jobs = Console(), execute.chapters()
+    unlisted = {job.notebook.stem for job in jobs} ^ set(pages.toc())
+    if unlisted:
+        raise execute.RunError(
+            f"{', '.join(sorted(unlisted))}: in book/_toc.yml or notebooks/ only"
+        )
+    executed = execute.execute(jobs, console)
+    built = pages.build(jobs, console)
+    what = "book built" if built else "book is up to date"
+    index = pages.SITE / "index.html"
+    console.print(f"{what}, {len(executed)} of {len(jobs)} notebooks executed: {index}")
+    _report(pages.drift(jobs))
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="name, such as 01_hero")],
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value")] = None,
+) -> None:
+    """Execute one notebook with parameters of your choice, apart from the book."""
+    file = execute.NOTEBOOKS / f"{Path(notebook).stem}.ipynb"
+    if not file.exists():
+        known = ", ".join(job.notebook.stem for job in execute.chapters())
+        raise execute.RunError(f"no notebook '{notebook}'; there are: {known}")
+    job = execute.trial(file, check(file, parameter or []))
+    executed = execute.execute([job], Console())
+    print(f"{job.executed}{'' if executed else ' is up to date'}")
+
+
+@claims_app.callback()
+def show_claims(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="every field, as JSON")] = False,
+) -> None:
+    """Every claim on every profile with its recorded verdict."""
+    if context.invoked_subcommand:
+        return
+    stated, recorded = claims.load_claims(), claims.load_records(pages.RECORDED)
+    if json:
+        print(claims.claims_json(stated, recorded))
+        return
+    table = Table("claim", "profile", "verdict", "value", "statement")
+    for row in claims.table(stated, recorded):
+        value = "" if row["value"] is None else f"{row['value']:.3g}"
+        verdict = f"{claims.MARKS[row['verdict']]} {row['verdict']}"
+        table.add_row(row["id"], row["profile"], verdict, value, row["statement"])
+    Console().print(table)
+
+
+@claims_app.command()
+def scoreboard() -> None:
+    """The scoreboard of the recorded verdicts, in Markdown."""
+    print(claims.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
+
+
+@app.command()
+def record() -> None:
+    """Make what the book's notebooks measured the record that later runs are compared with."""
+    from t2i_lens import manifest
+
+    console, jobs = Console(), execute.chapters()
+    execute.execute(jobs, console)
+    changes = pages.drift(jobs)
+    for job in jobs:
+        folder = pages.RECORDED / job.target.parent.name
+        claims.write_records(pages.fresh([job]), folder / f"{job.notebook.stem}.json")
+        for old in set(folder.glob("*.json")) - {folder / f"{j.notebook.stem}.json" for j in jobs}:
+            old.unlink()
+    manifest.update()
+    for change in changes:
+        console.print(change, highlight=False, markup=False)
+    console.print(f"{len(pages.fresh(jobs))} claims recorded, {len(changes)} differ from before")
+
+
+@app.command()
+def invert(
+    concept: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
+    profile: Annotated[str, typer.Option(help="model to train on")] = "toybox",
+    steps: Annotated[int, typer.Option(min=1)] = 600,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 5e-3,
+    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    num_vectors: Annotated[int, typer.Option(min=1, help="rows per placeholder")] = 1,
+    seed: int = 0,
+) -> None:
+    """Train the placeholder tokens of data/concepts by textual inversion."""
+    from t2i_lens import inversion, manifest, profiles
+
+    model, concepts = profiles.get(profile), inversion.load_concepts()
+    unknown = set(concept or []) - {c.name for c in concepts}
+    if unknown:
+        known = ", ".join(c.name for c in concepts)
+        raise ValueError(f"no concept {', '.join(sorted(unknown))}; there are: {known}")
+    chosen = [c for c in concepts if not concept or c.name in concept]
+    config = inversion.InversionConfig(
+        steps, learning_rate, batch_size, num_vectors=num_vectors, seed=seed
+    )
+    mark = profiles.fingerprint(model)
+    for result in inversion.train(profiles.load(model), chosen, config, fingerprint=mark):
+        print(inversion.save(result, DATA / "embeddings" / profile))
+    manifest.update()
+
+
+@app.command("profiles")
+def list_profiles() -> None:
+    """The models that a notebook can be run on."""
+    from t2i_lens.profiles import PROFILES
+
+    table = Table("profile", "repository", "revision", "pictures", "steps", "guidance")
+    for p in PROFILES.values():
+        size = f"{p.height}×{p.width}"
+        steps, scale = str(p.num_inference_steps), str(p.guidance_scale)
+        table.add_row(p.name, p.repo, p.revision or "", size, steps, scale)
+    Console().print(table)
+
+
+def _report(changes: list[str]) -> None:
+    if changes:
+        text = "\n".join(changes)
+        raise execute.RunError(f"{text}\nclaims differ from the records: `make record` if meant")
+
+
+def main() -> None:
+    """Run a command; what goes wrong in a foreseen way is one short message and exit code 1."""
+    try:
+        app()
+    except (execute.RunError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
