@@ -1,0 +1,54 @@
+# Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help env lint test smoke book quality record clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOCKS := lib/requirements.lock lib/requirements-no-deps.lock
+# Stamps carry a checksum of what they stand for: a changed lock asks for a stamp that is not there.
+LOCKED := .venv/.locked-$(shell cat $(LOCKS) | cksum | cut -d' ' -f1)
+READY := $(LOCKED)-$(shell cksum < lib/pyproject.toml | cut -d' ' -f1)
+PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
+SOURCES := lib tests notebooks book/_ext
+
+help: ## list the targets
+	@awk -F': .*## ' '/^[a-z]+:.* ## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+env: $(READY) ## create .venv from the lock, or renew it if the lock changed
+
+$(LOCKED): $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear --without-pip .venv
+	$(PIP) install -q --progress-bar off -r lib/requirements.lock
+	$(PIP) install -q --progress-bar off --no-deps --no-build-isolation -r lib/requirements-no-deps.lock
+	@touch $@
+
+$(READY): $(LOCKED) lib/pyproject.toml
+	$(PIP) install -q --no-deps --no-build-isolation -e lib
+	@touch $@
+
+book: $(READY) ## execute the notebooks that are out of date and build build/book/index.html
+	@$(BIN)/t2i-lens book
+
+test: $(READY) ## all tests; executes every notebook anew and compares its claims
+	$(BIN)/python -m pytest
+
+smoke: $(READY) ## the quick tests only
+	$(BIN)/python -m pytest -m "not notebooks"
+
+lint: $(READY) ## style, import order of the modules, notebooks without outputs
+	$(BIN)/ruff check --config lib/pyproject.toml $(SOURCES)
+	$(BIN)/ruff format --check --config lib/pyproject.toml $(SOURCES)
+	cd lib && ../$(BIN)/lint-imports --no-cache --config pyproject.toml
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+
+quality: $(READY) ## measure the toybox: data/models/toybox/quality.json and a contact sheet
+	$(BIN)/python -m t2i_lens.toybox.quality
+
+record: $(READY) ## accept what the notebooks measure as the record to compare with
+	@$(BIN)/t2i-lens record
+
+clean: ## delete what was generated, but not the environment
+	rm -rf build/runs build/trials build/results build/failed build/tmp build/book build/book.json \
+	  build/book.log book/chapters book/scoreboard.md book/_static/mathjax
