@@ -47,9 +47,10 @@ class _Steps(IterableDataset):
         self.make, self.seed, self.start = make, seed, start
 
     def __iter__(self) -> Iterator:
-        torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        if worker:
+            torch.set_num_threads(1)
         step = self.start + first
         while True:
             yield self.make(np.random.default_rng([self.seed, step]))
@@ -103,6 +104,8 @@ def fit(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
+    if start >= schedule.steps:
+        return average.module.eval()
 
     def save(step: int) -> None:
         state = {
@@ -138,8 +141,7 @@ def fit(
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             save(step + 1)
             saved = time.monotonic()
-    if start < schedule.steps:
-        save(schedule.steps)
+    save(schedule.steps)
     return average.module.eval()
 
 
