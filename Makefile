@@ -51,4 +51,4 @@ record: $(READY) ## accept what the notebooks measure as the record to compare w
 
 clean: ## delete what was generated, but not the environment
 	rm -rf build/runs build/trials build/results build/failed build/tmp build/book build/book.json \
-	  build/book.log book/chapters book/scoreboard.md book/_static/mathjax
+	  build/book.log book/chapters book/scoreboard.md book/toybox book/_static/mathjax

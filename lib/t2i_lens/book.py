@@ -23,6 +23,8 @@ RECORDED = DATA / "results" / "claims"
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n?")
 # What a page with formulas needs of MathJax, out of the twenty times larger package.
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
+# What the toybox's page shows of the model's card.
+CARD = ("README.md", "world.png", "contact_sheet.png", "training/curves.png")
 
 
 def build(jobs: list[Job], console: Console) -> bool:
@@ -44,8 +46,10 @@ def build(jobs: list[Job], console: Console) -> bool:
         console.status("building the book"),
         log.open("w") as output,
     ):
-        command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(SOURCE), "--all"]
-        command += ["-W", "--keep-going", "--path-output", temporary]
+        # By its path, since the environment need not be activated.
+        jupyter_book = Path(sys.executable).with_name("jupyter-book")
+        command = [jupyter_book, "build", SOURCE, "--all", "-W", "--keep-going"]
+        command += ["--path-output", temporary]
         result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
         site = Path(temporary) / "_build" / "html"
         if result.returncode or not (site / "index.html").exists():
@@ -90,6 +94,12 @@ def _stage(jobs: list[Job]) -> None:
     known = {(record.id, record.profile) for record in measured}
     others = [r for r in load_records(RECORDED) if (r.id, r.profile) not in known]
     _update(SOURCE / "scoreboard.md", scoreboard_markdown(load_claims(), measured + others))
+    for name in CARD:
+        shipped, staged = DATA / "models" / "toybox" / name, SOURCE / "toybox" / Path(name).name
+        if shipped.exists():
+            staged.parent.mkdir(exist_ok=True)
+            if not staged.exists() or sha256(staged) != sha256(shipped):
+                shutil.copyfile(shipped, staged)
     static = SOURCE / "_static" / "mathjax"
     if not static.exists():
         origin = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent

@@ -100,7 +100,7 @@ def record() -> None:
 def invert(
     concept: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
     profile: Annotated[str, typer.Option(help="model to train on")] = "toybox",
-    steps: Annotated[int, typer.Option(min=1)] = 600,
+    steps: Annotated[int, typer.Option(min=1)] = 1000,
     learning_rate: Annotated[float, typer.Option(min=0)] = 5e-3,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     num_vectors: Annotated[int, typer.Option(min=1, help="rows per placeholder")] = 1,
@@ -116,7 +116,7 @@ def invert(
         raise ValueError(f"no concept {', '.join(sorted(unknown))}; there are: {known}")
     chosen = [c for c in concepts if not concept or c.name in concept]
     config = inversion.InversionConfig(
-        steps, learning_rate, batch_size, num_vectors=num_vectors, seed=seed
+        steps, learning_rate, batch_size, num_vectors=num_vectors, seed=seed, bfloat16=True
     )
     mark = profiles.fingerprint(model)
     for result in inversion.train(profiles.load(model), chosen, config, fingerprint=mark):

@@ -166,6 +166,10 @@ def _papermill(notebook: Path, folder: Path, parameters: dict, threads: int) -> 
     from papermill.exceptions import PapermillExecutionError
 
     folder.mkdir()
+    # The kernel inherits standard error, and chats there.
+    log = os.open(folder / "kernel.log", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
     os.environ |= {
         "T2I_LENS_RUN": str(folder),
         "OMP_NUM_THREADS": str(threads),

@@ -10,9 +10,10 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from t2i_lens.embeddings import Concept
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from t2i_lens.embeddings import Concept
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WORDS = "photo man friend toy red blue chair cat dog frog next with the a to on of and good".split()

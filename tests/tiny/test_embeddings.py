@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+
 from t2i_lens import inversion
 from t2i_lens.embeddings import Inversion, attach, load, load_concepts, save
 from t2i_lens.inversion_data import InversionConfig

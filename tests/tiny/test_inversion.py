@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0
+
 from t2i_lens import inversion
 from t2i_lens.embeddings import attach
 from t2i_lens.inversion_data import Draws, InversionConfig, encoded_pictures, template_rows

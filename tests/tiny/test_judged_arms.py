@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from t2i_lens import destruction
 from t2i_lens.embedding_table import read_table
 from t2i_lens.embeddings import Inversion

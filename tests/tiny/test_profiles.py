@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
+
 from t2i_lens import profiles
 
 

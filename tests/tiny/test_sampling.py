@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from t2i_lens.sampling import generate, initial_latents, text_states
 from t2i_lens.tokens import add_placeholder
 

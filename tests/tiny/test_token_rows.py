@@ -3,6 +3,7 @@
 import pytest
 import safetensors.torch
 import torch
+
 from t2i_lens.tokens import add_placeholder, encode
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+
 from t2i_lens import destruction
 from t2i_lens.embeddings import Concept
 

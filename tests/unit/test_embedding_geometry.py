@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from t2i_lens import embedding_geometry, embedding_table, metrics
 
 RNG = np.random.default_rng(0)

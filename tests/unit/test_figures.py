@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+
 from t2i_lens import embedding_figures, figures
 from t2i_lens.stats import Estimate
 
@@ -43,7 +44,7 @@ def norm_ratios():
 
 def norm_growth():
     curve = np.array([[1.0, 2.0]])
-    panel = {name: curve for name in ("norms", "law", "no_decay", "straight")}
+    panel = dict.fromkeys(("norms", "law", "no_decay", "straight"), curve)
     return embedding_figures.norm_growth({"here": panel | {"steps": np.array([10, 20])}})
 
 

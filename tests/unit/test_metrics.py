@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad, solve_ivp
 from sklearn.decomposition import PCA
+
 from t2i_lens import metrics
 
 RNG = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """A row of tokens says by itself what stands where; no pipeline, no model."""
 
 import pytest
+
 from t2i_lens.tokens import TokenRow, Word
 
 WORDS = ("a", "<cat-toy>", "next", "to", "a", "cat", "Cat")

@@ -136,5 +136,3 @@ def test_judge_labels_mark_the_places_of_the_boxes():
     assert (~empty).any(1).all()  # every picture holds one
     signs = (noun_map == len(nouns)).any(1)
     assert ((word < len(words)) == signs).all()
-
-

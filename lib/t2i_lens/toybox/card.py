@@ -32,9 +32,13 @@ Drawings: {package} {version} ({author}), {licence}.
 
 ## Measured quality
 
+<!-- table -->
+
 | measure | value | 95 % interval | n |
 |---|---|---|---|
 {rows}
+
+<!-- end of table -->
 
 "Judge" is a classifier trained on the world's pictures only; see `quality.json`.
 
