@@ -1,5 +1,6 @@
 """The book: the executed notebooks, the scoreboard and the pages of `book/`, as static HTML."""
 
+import base64
 import importlib.util
 import json
 import re
@@ -23,6 +24,8 @@ RECORDED = DATA / "results" / "claims"
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n?")
 # What a page with formulas needs of MathJax, out of the twenty times larger package.
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
+# The README's picture: a cell of the first chapter.
+HERO = ("01_hero", "figure-pictures", SOURCE / "hero.png")
 # What the toybox's page shows of the model's card.
 CARD = ("README.md", "world.png", "contact_sheet.png", "training/curves.png")
 
@@ -75,6 +78,18 @@ def drift(jobs: list[Job]) -> list[str]:
     measured = fresh(jobs)
     profiles = {job.target.parent.name for job in jobs}
     return compare([r for r in load_records(RECORDED) if r.profile in profiles], measured)
+
+
+def figure(job: Job, cell: str) -> bytes:
+    """The picture that a cell of a finished run shows, as PNG.
+
+    Raises: RunError: there is no such cell, or it shows none.
+    """
+    for found in json.loads(job.executed.read_text(encoding="utf-8"))["cells"]:
+        for output in found.get("outputs", []) if found["id"] == cell else []:
+            if "image/png" in output.get("data", {}):
+                return base64.b64decode(output["data"]["image/png"])
+    raise RunError(f"{job.notebook.stem}: cell {cell} shows no picture")
 
 
 def _stage(jobs: list[Job]) -> None:

@@ -90,6 +90,8 @@ def record() -> None:
         claims.write_records(pages.fresh([job]), folder / f"{job.notebook.stem}.json")
         for old in set(folder.glob("*.json")) - {folder / f"{j.notebook.stem}.json" for j in jobs}:
             old.unlink()
+        if job.notebook.stem == pages.HERO[0]:
+            pages.HERO[2].write_bytes(pages.figure(job, pages.HERO[1]))
     manifest.update()
     for change in changes:
         console.print(change, highlight=False, markup=False)

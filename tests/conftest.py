@@ -1,0 +1,87 @@
+"""A small project of its own, for tests of the driver: it must not touch the real one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FIXTURES = Path(__file__).parent / "fixtures"
+TOC = "format: jb-book\nroot: intro\nparts:\n  - caption: Chapters\n    chapters:\n"
+
+
+@dataclass
+class Project:
+    """A root with `data/`, `notebooks/` and `book/`, driven through the command line."""
+
+    root: Path
+    library: Path = REPOSITORY / "lib"
+
+    @property
+    def build(self) -> Path:
+        return self.root / "build"
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {
+            "T2I_LENS_ROOT": str(self.root),
+            "PYTHONPATH": str(self.library),
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+        }
+        environment.pop("T2I_LENS_BUILD", None)
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=1500
+        )
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.python("-m", "t2i_lens.cli", *arguments)
+
+    def notebook(self, name: str, *cells: str, parameters: str = "") -> Path:
+        """Write a notebook of code cells that leaves what the driver expects of a run."""
+        finish = (
+            "import os, pathlib\nfolder = pathlib.Path(os.environ['T2I_LENS_RUN'])\n"
+            "(folder / 'run.json').write_text('{\"results\": {}}')\n"
+            "(folder / 'claims.json').write_text('[]')"
+        )
+        first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+        first.id = "parameters"
+        code = [nbformat.v4.new_code_cell(cell, id=f"cell-{i}") for i, cell in enumerate(cells)]
+        last = nbformat.v4.new_code_cell(finish, id="finish")
+        notebook = nbformat.v4.new_notebook(cells=[first, *code, last])
+        file = self.root / "notebooks" / f"{name}.ipynb"
+        nbformat.write(notebook, file)
+        return file
+
+
+def make_project(root: Path) -> Project:
+    """A project whose one chapter is the fixture notebook, with the real book's settings."""
+    shutil.copytree(FIXTURES / "project", root)
+    for name in ("_config.yml", "references.bib", "_ext"):
+        source, target = REPOSITORY / "book" / name, root / "book" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    contents = "".join(
+        f"      - file: {name}\n" for name in ("chapters/01_tiny", "scoreboard", "bibliography")
+    )
+    (root / "book" / "_toc.yml").write_text(TOC + contents)
+    return Project(root)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return make_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A small project whose book is built and whose claims are recorded; do not change it."""
+    project = make_project(tmp_path_factory.mktemp("recorded") / "project")
+    for command in ("record", "book"):
+        result = project.cli(command)
+        assert result.returncode == 0, result.stdout + result.stderr
+    return project

@@ -1,0 +1,103 @@
+"""What all notebooks and modules have in common."""
+
+import json
+import re
+
+import pytest
+
+from t2i_lens.book import toc
+from t2i_lens.execute import NOTEBOOKS
+from t2i_lens.paths import ROOT
+
+FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
+LONGEST_CELL, LONGEST_MODULE = 20, 300
+
+
+def cells(file, kind=None):
+    found = json.loads(file.read_text())["cells"]
+    return [cell for cell in found if kind in (None, cell["cell_type"])]
+
+
+def source(cell) -> str:
+    return "".join(cell["source"])
+
+
+def tagged(file, tag):
+    return [cell for cell in cells(file, "code") if tag in cell["metadata"].get("tags", [])]
+
+
+each_notebook = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def test_the_table_of_contents_lists_exactly_the_notebooks():
+    assert toc() == [file.stem for file in FILES]
+
+
+@each_notebook
+def test_a_notebook_has_one_parameters_cell_of_typed_commented_scalars(file):
+    (cell,) = tagged(file, "parameters")
+    for line in source(cell).splitlines():
+        assert re.fullmatch(r"\w+: (str|int|float|bool) = \S+.*  # \S.*", line), line
+
+
+@each_notebook
+def test_a_notebook_carries_no_outputs(file):
+    for cell in cells(file, "code"):
+        assert cell["outputs"] == [] and cell["execution_count"] is None, cell["id"]
+
+
+@each_notebook
+def test_the_setup_cell_is_the_same_everywhere(file):
+    assert source(cells(file, "code")[0]) == source(cells(FILES[0], "code")[0])
+
+
+@each_notebook
+def test_a_notebook_opens_in_colab_at_the_tag_of_its_setup(file):
+    (tag,) = set(re.findall(r'"(v[\d.]+)"', source(cells(file, "code")[0])))
+    assert f"/blob/{tag}/notebooks/{file.name}" in source(cells(file)[0])
+
+
+@each_notebook
+def test_a_notebook_records_a_claim_with_a_control(file):
+    code = "\n".join(source(cell) for cell in tagged(file, "claims"))
+    assert "run.claim(" in code and "control=" in code
+
+
+@each_notebook
+def test_every_figure_has_a_name_a_caption_and_a_text_for_the_blind(file):
+    number = file.stem.split("_")[0]
+    figures = [c for c in cells(file, "code") if "figure" in c["metadata"].get("mystnb", {})]
+    assert figures
+    for cell in figures:
+        about = cell["metadata"]["mystnb"]
+        assert re.fullmatch(rf"fig-{number}-[a-z-]+", about["figure"]["name"])
+        assert len(about["figure"]["caption"]) > 20 and about["image"]["alt"]
+
+
+@each_notebook
+def test_cells_are_short(file):
+    for cell in cells(file, "code"):
+        assert len(source(cell).splitlines()) <= LONGEST_CELL, cell["id"]
+
+
+@each_notebook
+def test_prose_holds_no_typed_measurement(file):
+    for cell in cells(file, "markdown"):
+        text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|\(https?[^)]*\)|`[^`]*`", "", source(cell), flags=re.S)
+        assert not re.search(r"(?<![\w.])\d+\.\d+(?![\w.])", text), cell["id"]
+
+
+@each_notebook
+def test_a_notebook_ends_with_finish(file):
+    assert source(cells(file, "code")[-1]).strip() == "run.finish()"
+
+
+def test_modules_are_short():
+    for module in (ROOT / "lib" / "t2i_lens").rglob("*.py"):
+        assert len(module.read_text().splitlines()) <= LONGEST_MODULE, module.name
+
+
+def test_every_module_says_what_it_is_for():
+    for module in (ROOT / "lib" / "t2i_lens").rglob("*.py"):
+        text = module.read_text()
+        assert not text or text.startswith('"""'), module.name
