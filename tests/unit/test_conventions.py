@@ -83,7 +83,9 @@ def test_cells_are_short(file):
 @each_notebook
 def test_prose_holds_no_typed_measurement(file):
     for cell in cells(file, "markdown"):
-        text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|\(https?[^)]*\)|`[^`]*`", "", source(cell), flags=re.S)
+        text = re.sub(
+            r"\$\$.*?\$\$|\$[^$]*\$|\(https?[^)]*\)|`[^`]*`", "", source(cell), flags=re.S
+        )
         assert not re.search(r"(?<![\w.])\d+\.\d+(?![\w.])", text), cell["id"]
 
 

@@ -4,6 +4,7 @@ Shown in: book/toybox.md
 """
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> 
     pipe, pair = pipeline_of(folder, preset, words, device)
     pipe.unet.half()
     pipe.save_pretrained(TOYBOX, safe_serialization=True)
+    for name in ("vocab.json", "merges.txt"):  # CLIP's own format, which transformers leaves out
+        shutil.copyfile(folder / "tokenizer" / name, TOYBOX / "tokenizer" / name)
     TOWER.mkdir(parents=True, exist_ok=True)
     kept = {
         n: v.half().contiguous() for n, v in pair.state_dict().items() if not n.startswith("text.")
