@@ -1,4 +1,4 @@
-"""The driver on a small project of its own: what fails leaves nothing, what stands is left alone."""
+"""The driver on a small project of its own: a failure leaves nothing, what stands stays."""
 
 import json
 import shutil
