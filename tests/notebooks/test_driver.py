@@ -94,3 +94,41 @@ def test_the_book_holds_the_glued_number_and_the_scoreboard(recorded):
     share = json.loads(recorded.cli("claims", "--json").stdout)[0]["value"]
     assert f"{share:.3f}" in page
     assert "B01" in (site / "scoreboard.html").read_text()
+
+
+LOAD = "from t2i_lens import profiles\npipe = profiles.load(profiles.get('toybox'))"
+ATTACH = (
+    "from dataclasses import replace\nimport torch\nfrom t2i_lens import embeddings\n"
+    "token = embeddings.load(next(path for path in SHIPPED.iterdir() if path.is_dir()))\n"
+    "embeddings.attach(pipe, replace(token, embedding=torch.zeros(1, 3)))"
+)
+
+
+def with_models(project):
+    """The project with a copy of the shipped toybox."""
+    target = project.root / "data" / "models" / "toybox"
+    shutil.rmtree(target)
+    shutil.copytree(ROOT / "data" / "models" / "toybox", target)
+    return target
+
+
+def test_a_truncated_weight_file_is_named_in_one_line(project):
+    weights = with_models(project) / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    project.notebook("02_load", LOAD)
+    result = project.cli("run", "02_load")
+    assert result.returncode == 1
+    assert "diffusion_pytorch_model.safetensors is damaged" in last_line(result)
+    assert not list(project.build.rglob("stamp.json"))
+
+
+def test_an_embedding_of_the_wrong_width_is_named_in_one_line(project):
+    with_models(project)
+    shipped = ROOT / "data" / "embeddings" / "toybox"
+    project.notebook(
+        "02_attach", LOAD, f"from pathlib import Path\nSHIPPED = Path({str(shipped)!r})", ATTACH
+    )
+    result = project.cli("run", "02_attach")
+    assert result.returncode == 1
+    assert "has rows of width 3, the model needs 128" in last_line(result)
+    assert not list(project.build.rglob("stamp.json"))
