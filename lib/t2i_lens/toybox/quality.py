@@ -126,7 +126,7 @@ def drawing_quality(
     """What the U-Net draws of what it is asked, by the judge (and, for words, a real OCR engine).
 
     Args:
-        each: Fresh prompts per kind (a multiple of nothing in particular); seeds differ per prompt.
+        each: Fresh prompts of one object and of two; half as many of three.
     """
     rng = np.random.default_rng(seed)
     one = [sample_scene(rng, (1, 0, 0, 0)) for _ in range(each)]
@@ -154,10 +154,13 @@ def drawing_quality(
 
 
 def draw_scenes(pipe: StableDiffusionPipeline, scenes: Sequence[Scene]) -> np.ndarray:
-    """One picture per scene, each with a seed of its own: uint8 ``[scene, 64, 64, 3]``."""
-    return np.concatenate(
-        [generate(pipe, [caption(scene)], [1000 + i])[:, 0] for i, scene in enumerate(scenes)]
-    )
+    """One picture per scene: uint8 ``[scene, 64, 64, 3]``; sixteen in turn share a seed."""
+    groups = [scenes[start : start + 16] for start in range(0, len(scenes), 16)]
+    drawn = [
+        generate(pipe, [caption(scene) for scene in group], [1000 + number])[:, 0]
+        for number, group in enumerate(groups)
+    ]
+    return np.concatenate(drawn)
 
 
 def judge_scenes(
@@ -234,7 +237,7 @@ def main() -> None:
         "weights": profiles.fingerprint(profile),
         "judge": judge_quality(judge),
         "text_encoder": text_quality(load_pair(pipe), pipe),
-        "drawing": drawing_quality(pipe, judge, each=240),
+        "drawing": drawing_quality(pipe, judge, each=208),
     }
     (TOYBOX / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
     contact_sheet(pipe).save(TOYBOX / "contact_sheet.png", optimize=True)

@@ -39,7 +39,7 @@ PRESETS = {
         autoencoder=Schedule(2400, 24, 1e-3, warmup=30, ema=0.99),
         text_encoder=Schedule(800, 256, 1.5e-3, ema=0.99),
         judge=Schedule(1500, 128, 1e-3, ema=0.99),
-        unet=Schedule(7900, 24, 1e-3, ema=0.998),
+        unet=Schedule(9250, 24, 1e-3, ema=0.998),
         pool=32_000,
     ),
     "gpu": Preset(
