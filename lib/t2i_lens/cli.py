@@ -102,7 +102,7 @@ def record() -> None:
 def invert(
     concept: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
     profile: Annotated[str, typer.Option(help="model to train on")] = "toybox",
-    steps: Annotated[int, typer.Option(min=1)] = 800,
+    steps: Annotated[int, typer.Option(min=1)] = 500,
     learning_rate: Annotated[float, typer.Option(min=0)] = 5e-3,
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     num_vectors: Annotated[int, typer.Option(min=1, help="rows per placeholder")] = 1,
