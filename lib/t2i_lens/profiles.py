@@ -52,7 +52,7 @@ PROFILES = {
             height=64,
             width=64,
             num_inference_steps=25,
-            guidance_scale=5.0,
+            guidance_scale=7.5,
             cross_attention_layers=7,
         )
     ]

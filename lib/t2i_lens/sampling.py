@@ -56,7 +56,7 @@ def generate(
     seeds: Sequence[int],
     *,
     num_inference_steps: int = 25,
-    guidance_scale: float = 5.0,
+    guidance_scale: float = 7.5,
     batch_size: int = 16,
 ) -> ImageGrid:
     """One picture for each prompt and seed, with the pipeline's scheduler and eta 0.

@@ -22,7 +22,7 @@ from diffusers import StableDiffusionPipeline
 pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True)
 pipe.set_progress_bar_config(disable=True)
 seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
-pictures = pipe(["a cat next to a man"] * 8, num_inference_steps=25, guidance_scale=5.0,
+pictures = pipe(["a cat next to a man"] * 8, num_inference_steps=25, guidance_scale=7.5,
                 height=64, width=64, generator=seeds, output_type="np").images
 np.save(sys.argv[2], (pictures * 255).round().astype(np.uint8))
 """
