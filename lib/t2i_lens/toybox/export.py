@@ -76,7 +76,7 @@ def token_counts(words: CLIPTokenizer, seed: int = 5) -> dict[str, int]:
     total: Counter[int] = Counter()
     for _ in range(COUNTED_CAPTIONS // 1000):
         scenes = [
-            sample_scene(rng, (1, 0, 0, 0), wide)
+            sample_scene(rng, (1.0, 0.0, 0.0, 0.0), wide)
             if rng.random() < stages.WIDE_SHARE
             else sample_scene(rng)
             for _ in range(1000)

@@ -147,7 +147,7 @@ def sample_labelled(rng: np.random.Generator) -> tuple[Scene, bool]:
     """A scene of nouns and concepts, or (second value True) of one unknown object."""
     words = world_words()
     if rng.random() < OTHER_SHARE:
-        return sample_scene(rng, (1, 0, 0, 0), words["wide_nouns"]), True
+        return sample_scene(rng, (1.0, 0.0, 0.0, 0.0), words["wide_nouns"]), True
     return sample_scene(rng, (0.25, 0.35, 0.22, 0.18), labels()[0]), False
 
 

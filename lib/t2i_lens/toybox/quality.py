@@ -90,7 +90,7 @@ def text_quality(pair: ContrastivePair, pipe: StableDiffusionPipeline, seed: int
         ids = pipe.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").input_ids
         return pair.embed_text(ids)
 
-    singles = [sample_scene(rng, (1, 0, 0, 0)) for _ in range(640)]
+    singles = [sample_scene(rng, (1.0, 0.0, 0.0, 0.0)) for _ in range(640)]
     pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in singles]))
     seen = pair.embed_pictures(pictures)
     kinds = list(product([None, *words["colours"]], [None, *words["sizes"]], BACKGROUNDS))
@@ -129,9 +129,9 @@ def drawing_quality(
         each: Fresh prompts of one object and of two; half as many of three.
     """
     rng = np.random.default_rng(seed)
-    one = [sample_scene(rng, (1, 0, 0, 0)) for _ in range(each)]
-    two = [sample_scene(rng, (0, 1, 0, 0)) for _ in range(each)]
-    three = [sample_scene(rng, (0, 0, 1, 0)) for _ in range(each // 2)]
+    one = [sample_scene(rng, (1.0, 0.0, 0.0, 0.0)) for _ in range(each)]
+    two = [sample_scene(rng, (0.0, 1.0, 0.0, 0.0)) for _ in range(each)]
+    three = [sample_scene(rng, (0.0, 0.0, 1.0, 0.0)) for _ in range(each // 2)]
     words = [Scene((Thing("sign", word=w),)) for w in world_words()["words"] * 6]
     result = {}
     for name, scenes in (("one_object", one), ("two_objects", two), ("three_objects", three)):

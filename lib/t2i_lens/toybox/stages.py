@@ -29,7 +29,9 @@ def pictures_batch(rng: np.random.Generator, batch: int) -> torch.Tensor:
     """Random scenes as uint8 ``[batch, 64, 64, 3]``; wide nouns too, so that nothing is foreign."""
     wide = world_words()["wide_nouns"]
     scenes = [
-        sample_scene(rng, (1, 0, 0, 0), wide) if rng.random() < WIDE_SHARE else sample_scene(rng)
+        sample_scene(rng, (1.0, 0.0, 0.0, 0.0), wide)
+        if rng.random() < WIDE_SHARE
+        else sample_scene(rng)
         for _ in range(batch)
     ]
     return torch.from_numpy(np.stack([render(scene, rng) for scene in scenes]))
@@ -108,7 +110,7 @@ class CaptionedBatches:
     def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         wide = world_words()["wide_nouns"]
         scenes = [
-            sample_scene(rng, (1, 0, 0, 0), wide)
+            sample_scene(rng, (1.0, 0.0, 0.0, 0.0), wide)
             if rng.random() < WIDE_SHARE
             else sample_scene(rng)
             for _ in range(self.batch)
