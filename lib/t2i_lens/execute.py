@@ -174,6 +174,9 @@ def _papermill(notebook: Path, folder: Path, parameters: dict, threads: int) -> 
         "T2I_LENS_RUN": str(folder),
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        # Remarks on packages that nothing here needs would stand in every chapter.
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore:IProgress not found",
         # Without it a kernel of the same name in the user's home would be taken.
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
