@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke book quality record clean
+.PHONY: help env lint test smoke book quality record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -45,6 +45,9 @@ lint: $(READY) ## style, import order of the modules, notebooks without outputs
 
 quality: $(READY) ## measure the toybox: data/models/toybox/quality.json and a contact sheet
 	$(BIN)/python -m t2i_lens.toybox.quality
+
+bench: $(READY) ## time sampling and textual inversion on this machine; keep it quiet meanwhile
+	$(BIN)/python -m t2i_lens.bench
 
 record: $(READY) ## accept what the notebooks measure as the record to compare with
 	@$(BIN)/t2i-lens record

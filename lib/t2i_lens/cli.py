@@ -1,6 +1,7 @@
 """The command `t2i-lens`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -110,6 +111,7 @@ def invert(
 ) -> None:
     """Train the placeholder tokens of data/concepts by textual inversion."""
     from t2i_lens import inversion, manifest, profiles
+    from t2i_lens.inversion_data import STYLE_TEMPLATES
 
     model, concepts = profiles.get(profile), inversion.load_concepts()
     unknown = set(concept or []) - {c.name for c in concepts}
@@ -120,9 +122,12 @@ def invert(
     config = inversion.InversionConfig(
         steps, learning_rate, batch_size, num_vectors=num_vectors, seed=seed, bfloat16=True
     )
-    mark = profiles.fingerprint(model)
-    for result in inversion.train(profiles.load(model), chosen, config, fingerprint=mark):
-        print(inversion.save(result, DATA / "embeddings" / profile))
+    for_styles = replace(config, templates=STYLE_TEMPLATES)
+    pipe, mark = profiles.load(model), profiles.fingerprint(model)
+    for objects, recipe in ((True, config), (False, for_styles)):
+        some = [c for c in chosen if (c.kind == "object") == objects]
+        for result in inversion.train(pipe, some, recipe, fingerprint=mark) if some else ():
+            print(inversion.save(result, DATA / "embeddings" / profile))
     manifest.update()
 
 

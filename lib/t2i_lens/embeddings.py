@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from t2i_lens.paths import DATA
 from t2i_lens.shapes import EmbeddingRows, Images
 from t2i_lens.tokens import add_placeholder
 
+Kind = Literal["object", "style", "colour_scheme"]
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for
 TRAJECTORY = "trajectory.parquet"
 PROVENANCE = "provenance.json"
@@ -36,6 +38,7 @@ class Concept:
         superclass: The word that the placeholder is compared with.
         images: Training pictures; empty for a concept read back from a result.
         hero: Whether the book's main example is this one.
+        kind: An object, or something that pictures of different objects have in common.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Concept:
     superclass: str
     images: Images
     hero: bool = False
+    kind: Kind = "object"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,7 @@ class _ConceptEntry(BaseModel):
     superclass: str
     images: list[str]
     hero: bool = False
+    kind: Kind = "object"
 
 
 def load_concepts(folder: Path = DATA / "concepts") -> list[Concept]:

@@ -42,6 +42,19 @@ IMAGENET_TEMPLATES_SMALL = (
     "a photo of a cool {}",
     "a photo of a small {}",
 )
+# For what pictures of different objects have in common; only words that the toybox's captions use.
+STYLE_TEMPLATES = (
+    "a picture in the style of {}",
+    "a photo in the style of {}",
+    "a rendering in the style of {}",
+    "a rendition in the style of {}",
+    "a cropped photo in the style of {}",
+    "a close-up photo in the style of {}",
+    "a bright photo in the style of {}",
+    "a dark photo in the style of {}",
+    "a good photo in the style of {}",
+    "the photo in the style of {}",
+)
 REPEATS = 100  # an epoch shows each picture this often, shuffled, as in the script
 
 # Latents of every picture as it is [0], and mirrored [1].

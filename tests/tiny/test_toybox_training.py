@@ -5,12 +5,15 @@ import csv
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from transformers import CLIPTokenizer
 
 from t2i_lens.toybox import fit as fitting
-from t2i_lens.toybox import models, stages, tokenizer
+from t2i_lens.toybox import judge, models, stages, tokenizer
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.fit import Schedule, fit
+from t2i_lens.toybox.shipped import MODELS, TOKENS, shipped_weights
 
 CPU = torch.device("cpu")
 
@@ -91,11 +94,32 @@ def test_the_tokenizer_gives_each_word_of_the_world_one_token(tmp_path):
         assert len(ids) == 3 and ids[0] == len(words) - 2 and ids[-1] == len(words) - 1, word
 
 
+def test_a_start_from_shipped_weights_matches_tokens_and_nouns_by_name(tmp_path):
+    words = tokenizer.build(tmp_path)
+    shipped = CLIPTokenizer.from_pretrained(MODELS / "toybox" / "tokenizer")
+    table = shipped_weights("text_encoder", words)[TOKENS]
+    before = load_file(MODELS / "toybox" / "text_encoder" / "model.safetensors")
+    rows = before["embeddings.token_embedding.weight"].float()
+    for word in ("cat</w>", "red</w>", tokenizer.BOS, tokenizer.EOS):
+        now, then = words.convert_tokens_to_ids(word), shipped.convert_tokens_to_ids(word)
+        assert torch.equal(table[now], rows[then]), word
+    stages.ContrastivePair(len(words)).load_state_dict(shipped_weights("text_encoder", words))
+
+    nouns = judge.labels()[0]
+    known = shipped_weights("judge", [*nouns[1:], "yeti", nouns[0]])
+    same = shipped_weights("judge", nouns)
+    assert torch.equal(known["nouns.bias"][len(nouns)], same["nouns.bias"][0])
+    assert torch.equal(known["nouns.weight"][-3:], same["nouns.weight"][-3:])
+    assert known["nouns.weight"][len(nouns) - 1].count_nonzero() == 0
+
+
 def test_unet_training_sees_the_shapes_of_the_pool(tmp_path):
     words = tokenizer.build(tmp_path / "tokenizer")
-    vae, text = models.build_autoencoder(), models.build_text_encoder(len(words))
-    pool = stages.encode_pool(6, 0, vae, text, words, CPU, (0.3, 0.3, 0.2, 0.2))
-    assert pool[0].shape == (6, 4, 16, 16) and pool[1].shape == (6, 77, models.TEXT_WIDTH)
+    vae, pair = models.build_autoencoder(), stages.ContrastivePair(len(words))
+    pool = stages.encode_pool(6, 0, vae, pair, words, CPU, (0.3, 0.3, 0.2, 0.2))
+    assert [part.shape[1:] for part in pool] == [
+        (4, 16, 16), (77, models.TEXT_WIDTH), (64, models.PICTURE_WIDTH)
+    ]  # fmt: skip
     unet = stages.train_unet(tmp_path, pool, pool[1][0].float(), Schedule(2, 2, 1e-3), CPU)
     assert sum(name.endswith("attn2.processor") for name in unet.attn_processors) == 7
 

@@ -5,10 +5,21 @@ import re
 import numpy as np
 import pytest
 
+from t2i_lens.embeddings import load_concepts
 from t2i_lens.toybox.atlas import icons_by_name, sprites, world_words
-from t2i_lens.toybox.captions import FRAMES, caption
+from t2i_lens.toybox.captions import FRAMES, SKETCH_FRAMES, caption, careless
+from t2i_lens.toybox.concepts import pictures_of
 from t2i_lens.toybox.judge import CELL, PLACES, LabelledBatches, labels
-from t2i_lens.toybox.world import RELATIONS, Scene, Thing, draw, render, sample_scene
+from t2i_lens.toybox.world import (
+    LUMINANCE,
+    RELATIONS,
+    Scene,
+    Thing,
+    draw,
+    gradient_map,
+    render,
+    sample_scene,
+)
 
 
 def scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -26,6 +37,7 @@ def test_every_drawable_name_has_a_sprite_with_ink():
 def test_no_caption_names_a_held_out_concept():
     said = set(world_words()["nouns"]) | set(world_words()["wide_nouns"])
     held_out = {concept["name"] for concept in world_words()["concepts"]}
+    assert not said & {scheme["name"] for scheme in world_words()["schemes"]}
     icons = icons_by_name()
     assert not said & held_out
     assert not {icons[name] for name in said} & {icons[name] for name in held_out}
@@ -46,6 +58,10 @@ def test_initializer_tokens_are_nouns_of_the_world():
         (
             Scene((Thing("toy"), Thing("man"), Thing("friend")), "above", "orange"),
             "a toy above a man and a friend on an orange background",
+        ),
+        (
+            Scene((Thing("cat", "red"),), None, "blue", "sketch"),
+            "a sketch of a red cat on a blue background",
         ),
         (Scene((Thing("sign", "orange", word="open"),)), 'an orange sign that says "open"'),
     ],
@@ -70,9 +86,64 @@ def test_all_relations_and_frames_occur():
     said = [caption(scene, rng) for scene in scenes(3000, seed=2)]
     for relation in RELATIONS:
         assert any(f" {relation} " in sentence for sentence in said), relation
-    for frame in FRAMES:
+    for frame in (*FRAMES, *SKETCH_FRAMES[:2]):
         start = frame.split("{}")[0]
         assert any(sentence.startswith(start) for sentence in said), frame
+
+
+def test_a_caption_says_sketch_exactly_when_the_picture_is_one():
+    rng = np.random.default_rng(8)
+    drawn = scenes(2000, seed=8)
+    for scene in drawn:
+        assert ("sketch" in caption(scene, rng)) == (scene.style == "sketch")
+    sketches = [scene for scene in drawn if scene.style]
+    assert 100 < len(sketches) < 300
+    assert not any(thing.word or thing.colour == "black" for s in sketches for thing in s.things)
+
+
+def test_a_sketch_is_mostly_paper_and_has_the_colour_of_its_ink():
+    palette = {name: np.array(rgb) for name, rgb in world_words()["colours"].items()}
+    for noun in world_words()["nouns"]:
+        drawn, sketched = (
+            render(Scene((Thing(noun, "red"),), style=style), np.random.default_rng(9))
+            for style in (None, "sketch")
+        )
+        assert (sketched @ LUMINANCE).mean() > (drawn @ LUMINANCE).mean(), noun
+        ink = sketched[(sketched @ LUMINANCE) < 200].astype(float)
+        assert len(ink) > 20, noun
+        nearest = [min(palette, key=lambda n, i=i: np.abs(palette[n] - i).sum()) for i in ink]
+        assert nearest.count("red") > 0.5 * len(ink), noun
+
+
+def test_a_careless_caption_leaves_out_attributes_but_never_a_thing():
+    rng = np.random.default_rng(10)
+    left_out = 0
+    for scene in scenes(500, seed=10):
+        said = careless(scene, rng)
+        assert [t.noun for t in said.things] == [t.noun for t in scene.things]
+        assert [t.word for t in said.things] == [t.word for t in scene.things]
+        assert said.style == scene.style and said.relation == scene.relation
+        for before, after in zip(scene.things, said.things, strict=True):
+            assert after.colour in (None, before.colour) and after.size in (None, before.size)
+            left_out += before.colour is not None and after.colour is None
+    assert left_out > 50
+
+
+def test_a_gradient_map_keeps_the_order_of_luminance_and_ends_at_its_stops():
+    stops = [[0, 0, 40], [200, 30, 30], [255, 250, 200]]
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    mapped = gradient_map(grey, stops)
+    assert mapped[0, 0].tolist() == stops[0] and mapped[0, -1].tolist() == stops[-1]
+    assert (np.diff(mapped[0].astype(float) @ LUMINANCE) >= -0.5).all()
+
+
+def test_the_shipped_concepts_are_the_ones_that_the_world_draws():
+    words, shipped = world_words(), load_concepts()
+    listed = [*words["concepts"], *words["schemes"]]
+    assert [c.name for c in shipped] == [entry["name"] for entry in listed]
+    assert len(shipped) >= 24 and {c.kind for c in shipped} == {"object", "style", "colour_scheme"}
+    for number, (concept, entry) in enumerate(zip(shipped, listed, strict=True)):
+        assert (concept.images == np.stack(pictures_of(entry, number))).all(), concept.name
 
 
 def test_the_same_seed_draws_the_same_picture():

@@ -3,6 +3,9 @@
 Shown in: book/toybox.md
 """
 
+import json
+from pathlib import Path
+
 from diffusers import StableDiffusionPipeline
 
 from t2i_lens.toybox.atlas import world_words
@@ -25,9 +28,9 @@ made to study prompts, not to make pictures.
 
 ## What it knows
 
-{nouns} nouns in one drawing style, {colours} tints, {words} sign words, three sizes, coloured
-backgrounds, one to three objects with relations. The text encoder alone also knows {wide} more
-nouns.
+{nouns} nouns in two styles (drawings, and pencil sketches of them), {colours} tints, {words} sign
+words, three sizes, coloured backgrounds, one to three objects with relations. The
+text encoder alone also knows {wide} more nouns.
 Drawings: {package} {version} ({author}), {licence}.
 
 ## Measured quality
@@ -50,8 +53,23 @@ Training curves are in `training/`, pictures in `contact_sheet.png`.
 """
 
 
+def speed_rows(file: Path = TOYBOX / "bench.json") -> list[str]:
+    """Rows of ``make bench``: medians, with the lowest and highest round as the interval."""
+    if not file.exists():
+        return []
+    result = json.loads(file.read_text())
+    kinds = result["rates"] | {
+        "times as fast as the plain loop": result["ratios to the plain loop"]
+    }
+    return [
+        f"| {kind}: {name} | {f['median']:.2f} | {f['low']:.2f} to {f['high']:.2f} | {f['rounds']} |"
+        for kind, some in kinds.items()
+        for name, f in some.items()
+    ]
+
+
 def write_card(pipe: StableDiffusionPipeline, quality: dict) -> None:
-    """Write ``README.md`` beside the weights from the figures of ``quality.json``."""
+    """Write ``README.md`` beside the weights from ``quality.json`` and ``bench.json``."""
     words = world_words()
     rows = []
     for part in ("judge", "text_encoder", "drawing"):
@@ -75,7 +93,7 @@ def write_card(pipe: StableDiffusionPipeline, quality: dict) -> None:
         colours=len(words["colours"]),
         words=len(words["words"]),
         wide=len(words["wide_nouns"]),
-        rows="\n".join(rows),
+        rows="\n".join(rows + speed_rows()),
         **{key: words["style"][key] for key in ("package", "version", "author", "licence")},
     )
     (TOYBOX / "README.md").write_text(card)

@@ -1,4 +1,4 @@
-"""Six pictures of each held-out object: the subjects of textual inversion.
+"""Six pictures of each held-out object, style and colour scheme: the subjects of textual inversion.
 
 ``python -m t2i_lens.toybox.concepts`` draws them into ``data/concepts``.
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from t2i_lens.paths import DATA
 from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.world import Scene, Thing, render
+from t2i_lens.toybox.world import Scene, Thing, gradient_map, render
 
 FOLDER = DATA / "concepts"
 HERO = "cat_toy"
@@ -26,23 +26,41 @@ VIEWS = (
 )
 
 
+# What the pictures of a style or a colour scheme show: one noun each, so that only it is shared.
+SUBJECTS = ("cat", "house", "tree", "car", "fish", "chair")
+
+
+def pictures_of(concept: dict, number: int) -> list[np.ndarray]:
+    """The six pictures of an entry of the world's ``concepts`` or ``schemes``."""
+    if "gradient" in concept:
+        scenes = [Scene((Thing(noun),), style=concept["style"]) for noun in SUBJECTS]
+    else:
+        scenes = [Scene((Thing(concept["name"], size=s),), background=b) for s, b in VIEWS]
+    pictures = [
+        render(scene, np.random.default_rng([7, number, view]))
+        for view, scene in enumerate(scenes, start=1)
+    ]
+    if "gradient" in concept:
+        pictures = [gradient_map(picture, concept["gradient"]) for picture in pictures]
+    return pictures
+
+
 def main() -> None:
     """Draw all concepts and write their list."""
-    entries = []
-    for number, concept in enumerate(world_words()["concepts"]):
+    entries, words = [], world_words()
+    for number, concept in enumerate([*words["concepts"], *words["schemes"]]):
         name = concept["name"]
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
         images = []
-        for view, (size, background) in enumerate(VIEWS, start=1):
-            scene = Scene((Thing(name, size=size),), background=background)
-            picture = render(scene, np.random.default_rng([7, number, view]))
+        for view, picture in enumerate(pictures_of(concept, number), start=1):
             images.append(f"{name}/{view}.png")
             Image.fromarray(picture).save(FOLDER / images[-1], optimize=True)
         kept = {
             key: concept[key] for key in ("placeholder_token", "initializer_token", "superclass")
         }
-        entries.append({"name": name, **kept, "hero": name == HERO, "images": images})
-    head = "# Objects that no caption of the training names; drawn by t2i_lens.toybox.concepts.\n"
+        kind = concept.get("kind", "object")
+        entries.append({"name": name, **kept, "kind": kind, "hero": name == HERO, "images": images})
+    head = "# What no caption of the training names; drawn by t2i_lens.toybox.concepts.\n"
     listing = yaml.safe_dump(entries, sort_keys=False, width=100)
     (FOLDER / "concepts.yaml").write_text(head + listing)
 

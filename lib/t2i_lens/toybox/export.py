@@ -18,9 +18,7 @@ from transformers import CLIPTokenizer
 
 from t2i_lens.paths import DATA
 from t2i_lens.toybox import judge, models, stages
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.captions import caption
-from t2i_lens.toybox.world import sample_scene
+from t2i_lens.toybox.captions import caption, careless
 
 TOYBOX = DATA / "models" / "toybox"
 TOWER = DATA / "models" / "picture_tower"
@@ -36,7 +34,7 @@ def pipeline_of(
     pair = stages.train_text_encoder(folder, words, preset.text_encoder, device)
     state = torch.load(folder / "unet.pt", map_location=device, weights_only=True)["average"]
     unet: UNet2DConditionModel = models.build_unet()
-    prefix = "module."
+    prefix = "module.unet."
     unet.load_state_dict(
         {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
     )
@@ -72,16 +70,10 @@ def token_counts(words: CLIPTokenizer, seed: int = 5) -> dict[str, int]:
     Ids that are missing were never trained: the world cannot say them.
     """
     rng = np.random.default_rng(seed)
-    wide = world_words()["wide_nouns"]
     total: Counter[int] = Counter()
     for _ in range(COUNTED_CAPTIONS // 1000):
-        scenes = [
-            sample_scene(rng, (1.0, 0.0, 0.0, 0.0), wide)
-            if rng.random() < stages.WIDE_SHARE
-            else sample_scene(rng)
-            for _ in range(1000)
-        ]
-        ids = words([caption(scene, rng) for scene in scenes]).input_ids
+        scenes = [stages.sample_named(rng) for _ in range(1000)]
+        ids = words([caption(careless(scene, rng), rng) for scene in scenes]).input_ids
         total.update(token for row in ids for token in row)
     return {str(token): total[token] for token in sorted(total)}
 

@@ -6,7 +6,7 @@ Shown in: book/toybox.md
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 CHECKPOINT_SECONDS = 120
+COMPILED_FROM = 300  # steps; compiling takes about two minutes and makes a step 1.7 times faster
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def fit(
     device: torch.device,
     workers: int = 1,
     seed: int = 0,
+    initial: dict[str, torch.Tensor] | None = None,
+    compiled: Sequence[nn.Module] = (),
 ) -> nn.Module:
     """Train ``model`` and return its exponential moving average.
 
@@ -86,8 +89,12 @@ def fit(
     Args:
         make_batch: One batch from a rng; runs in worker processes.
         loss_of: ``(model, batch) -> (loss, figures to log)``; called under bf16 autocast.
+        initial: Weights to start from where there is no checkpoint; random ones by default.
+        compiled: Parts of the model worth compiling, if there are many steps to go.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if initial is not None:
+        model.load_state_dict(initial)
     model = model.to(device, memory_format=torch.channels_last).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
@@ -106,6 +113,10 @@ def fit(
         start = state["step"]
     if start >= schedule.steps:
         return average.module.eval()
+
+    if schedule.steps - start >= COMPILED_FROM:
+        for part in compiled:
+            part.compile()
 
     def save(step: int) -> None:
         state = {

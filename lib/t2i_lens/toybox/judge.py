@@ -20,7 +20,8 @@ from t2i_lens.paths import DATA
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.fit import Schedule, fit
 from t2i_lens.toybox.models import PICTURE_WIDTH, PictureTower
-from t2i_lens.toybox.world import PICTURE, Scene, Thing, draw, sample_scene
+from t2i_lens.toybox.placing import PICTURE
+from t2i_lens.toybox.world import Scene, Thing, draw, sample_scene
 
 FOLDER = DATA / "models" / "judge"
 PLACES = 8
@@ -148,7 +149,7 @@ def sample_labelled(rng: np.random.Generator) -> tuple[Scene, bool]:
     words = world_words()
     if rng.random() < OTHER_SHARE:
         return sample_scene(rng, (1.0, 0.0, 0.0, 0.0), words["wide_nouns"]), True
-    return sample_scene(rng, (0.25, 0.35, 0.22, 0.18), labels()[0]), False
+    return sample_scene(rng, nouns=labels()[0]), False
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,9 @@ def _degrade(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (picture + noise).clip(0, 255).astype(np.uint8)
 
 
-def train(folder: Path, schedule: Schedule, device: torch.device) -> JudgeNetwork:
+def train(
+    folder: Path, schedule: Schedule, device: torch.device, initial: dict | None = None
+) -> JudgeNetwork:
     """Train the judge; see ``fit`` for what is written to folder."""
     nouns, colours, words = labels()
 
@@ -213,4 +216,6 @@ def train(folder: Path, schedule: Schedule, device: torch.device) -> JudgeNetwor
         return noun + 0.5 * colour + 0.5 * read, figures
 
     network = JudgeNetwork(len(nouns), len(colours), len(words))
-    return fit("judge", folder, network, LabelledBatches(schedule.batch), loss_of, schedule, device)
+    batches = LabelledBatches(schedule.batch)
+    return fit("judge", folder, network, batches, loss_of, schedule, device,
+               initial=initial, compiled=(network.tower,))  # fmt: skip

@@ -12,29 +12,31 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from t2i_lens.toybox import models
 from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.captions import caption
+from t2i_lens.toybox.captions import caption, careless, twin
 from t2i_lens.toybox.fit import Schedule, fit
-from t2i_lens.toybox.world import render, sample_scene
+from t2i_lens.toybox.world import Scene, render, sample_scene
 
 WIDE_SHARE = 0.25  # of the contrastive pairs: one object from the wide nouns
+TWIN_SHARE = 0.2  # of the contrastive draws: a scene and one that differs in one thing
 LATENT_NOISE = 0.1  # the decoder learns to forgive what the U-Net gets slightly wrong
 MIN_SNR_GAMMA = 5.0
+ALIGNMENT = 0.5  # weight of the loss that ties the U-Net's middle to the picture tower
+
+
+def sample_named(rng: np.random.Generator) -> Scene:
+    """A random scene, one in four of them a single object of the wide nouns."""
+    if rng.random() < WIDE_SHARE:
+        return sample_scene(rng, (1.0, 0.0, 0.0, 0.0), world_words()["wide_nouns"])
+    return sample_scene(rng)
 
 
 def pictures_batch(rng: np.random.Generator, batch: int) -> torch.Tensor:
     """Random scenes as uint8 ``[batch, 64, 64, 3]``; wide nouns too, so that nothing is foreign."""
-    wide = world_words()["wide_nouns"]
-    scenes = [
-        sample_scene(rng, (1.0, 0.0, 0.0, 0.0), wide)
-        if rng.random() < WIDE_SHARE
-        else sample_scene(rng)
-        for _ in range(batch)
-    ]
-    return torch.from_numpy(np.stack([render(scene, rng) for scene in scenes]))
+    return torch.from_numpy(np.stack([render(sample_named(rng), rng) for _ in range(batch)]))
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def to_range(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def train_autoencoder(folder: Path, schedule: Schedule, device: torch.device) -> AutoencoderTiny:
+def train_autoencoder(
+    folder: Path, schedule: Schedule, device: torch.device, initial: dict | None = None
+) -> AutoencoderTiny:
     """L1 + L2 + edges, latents kept near mean 0 and standard deviation 1 per channel."""
 
     def loss_of(model: AutoencoderTiny, pictures: torch.Tensor):
@@ -70,8 +74,11 @@ def train_autoencoder(folder: Path, schedule: Schedule, device: torch.device) ->
         loss = error.abs().mean() + square + edges + 0.05 * shape
         return loss, {"mse": float((decoded - x).square().mean().detach())}
 
-    model = fit("autoencoder", folder, models.build_autoencoder(), PictureBatches(schedule.batch),
-                loss_of, schedule, device)  # fmt: skip
+    model = models.build_autoencoder()
+    batches = PictureBatches(schedule.batch)
+    parts = (model.encoder, model.decoder)
+    model = fit("autoencoder", folder, model, batches, loss_of, schedule, device,
+                initial=initial, compiled=parts)  # fmt: skip
     with torch.no_grad():
         latents = model.encoder(to_range(pictures_batch(np.random.default_rng(1), 512).to(device)))
     model.register_to_config(scaling_factor=float(1 / latents.std()))
@@ -108,22 +115,26 @@ class CaptionedBatches:
     tokenizer: CLIPTokenizer
 
     def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        wide = world_words()["wide_nouns"]
-        scenes = [
-            sample_scene(rng, (1.0, 0.0, 0.0, 0.0), wide)
-            if rng.random() < WIDE_SHARE
-            else sample_scene(rng)
-            for _ in range(self.batch)
-        ]
-        pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes]))
-        captions = [caption(scene, rng) for scene in scenes]
-        ids = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt").input_ids
+        scenes, captions = [], []
+        while len(scenes) < self.batch:
+            if rng.random() < TWIN_SHARE:  # said in full: what is left out could be the difference
+                scene = sample_scene(rng)
+                pair = [scene, twin(scene, rng)]
+                captions += [caption(each, rng) for each in pair]
+                scenes += pair
+            else:
+                scenes.append(sample_named(rng))
+                captions.append(caption(careless(scenes[-1], rng), rng))
+        pictures = torch.from_numpy(np.stack([render(s, rng) for s in scenes[: self.batch]]))
+        texts = captions[: self.batch]
+        ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").input_ids
         return pictures, ids
 
 
 def train_text_encoder(
-    folder: Path, tokenizer: CLIPTokenizer, schedule: Schedule, device: torch.device
-) -> ContrastivePair:
+    folder: Path, tokenizer: CLIPTokenizer, schedule: Schedule, device: torch.device,
+    initial: dict | None = None,
+) -> ContrastivePair:  # fmt: skip
     """Contrastive training of both towers; only the text tower is shipped (frozen from here on)."""
 
     def loss_of(model: ContrastivePair, batch):
@@ -136,53 +147,82 @@ def train_text_encoder(
         return loss / 2, {"in_batch_accuracy": float(hit)}
 
     batches = CaptionedBatches(schedule.batch, tokenizer)
-    return fit(
-        "text_encoder", folder, ContrastivePair(len(tokenizer)), batches, loss_of, schedule, device
-    )
+    pair = ContrastivePair(len(tokenizer))
+    return fit("text_encoder", folder, pair, batches, loss_of, schedule, device,
+               initial=initial, compiled=(pair.pictures,))  # fmt: skip
 
 
 @torch.no_grad()
 def encode_pool(
-    size: int, seed: int, vae: AutoencoderTiny, text: CLIPTextModel, tokenizer: CLIPTokenizer,
-    device: torch.device, counts: tuple[float, float, float, float],
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Latents and text states of random captioned scenes, made once for many epochs.
+    size: int, seed: int, vae: AutoencoderTiny, pair: ContrastivePair, tokenizer: CLIPTokenizer,
+    device: torch.device,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """Latents, text states and picture features of random captioned scenes, for many epochs.
 
     Returns:
-        Latents fp16 ``[size, 4, 16, 16]`` (scaled) and text states fp16 ``[size, 77, width]``.
+        Latents fp16 ``[size, 4, 16, 16]`` (scaled), text states fp16 ``[size, 77, width]``, the
+        picture tower's features fp16 ``[size, 64, width]``.
     """
-    latents, states = [], []
+    parts = []
     for start in tqdm(range(0, size, 256), "latents and text states", mininterval=10):
         rng = np.random.default_rng([seed, start])
-        scenes = [sample_scene(rng, counts) for _ in range(min(256, size - start))]
+        scenes = [sample_scene(rng) for _ in range(min(256, size - start))]
         pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in scenes])).to(device)
         captions = [caption(scene, rng) for scene in scenes]
         ids = tokenizer(
             captions, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         with torch.autocast(device.type, torch.bfloat16):
-            latents.append(vae.encoder(to_range(pictures)).mul(vae.config.scaling_factor).half())
-        states.append(text(ids.to(device)).last_hidden_state.half())
-    return torch.cat(latents), torch.cat(states)
+            latents = vae.encoder(to_range(pictures)).mul(vae.config.scaling_factor)
+            features = pair.pictures(pictures)
+        states = pair.text(ids.to(device)).last_hidden_state
+        parts.append([part.half().cpu() for part in (latents, states, features)])
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 @dataclass(frozen=True)
 class PoolBatches:
-    """Callable for ``fit``: random members of a pool; ``first`` limits it (the curriculum)."""
+    """Callable for ``fit``: random members of a pool."""
 
-    pool: tuple[torch.Tensor, torch.Tensor]
+    pool: tuple[torch.Tensor, ...]
     batch: int
 
-    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
         rows = torch.from_numpy(rng.integers(0, len(self.pool[0]), self.batch))
-        return self.pool[0][rows].float(), self.pool[1][rows].float()
+        return tuple(part[rows].float() for part in self.pool)
+
+
+class AlignedUNet(nn.Module):
+    """The U-Net with a head that guesses the picture tower's features from its 8x8 middle.
+
+    Features that already know what is where shorten the training (REPA, Yu et al. 2024; for
+    U-Nets, the middle is the place: U-REPA, Tian et al. 2025). The head is not shipped.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.unet = models.build_unet()
+        width = self.unet.config.block_out_channels[-1]
+        self.head = nn.Sequential(
+            nn.Linear(width, 256), nn.SiLU(), nn.Linear(256, models.PICTURE_WIDTH)
+        )
+        self.middle: list[torch.Tensor] = []
+        self.unet.up_blocks[0].register_forward_hook(lambda *call: self.middle.append(call[-1]))
+
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predicted noise ``[batch, 4, 16, 16]`` and features ``[batch, 64, width]``."""
+        self.middle.clear()
+        predicted = self.unet(noisy, timesteps, states).sample
+        return predicted, self.head(self.middle.pop().flatten(2).transpose(1, 2))
 
 
 def train_unet(
-    folder: Path, pool: tuple[torch.Tensor, torch.Tensor], empty: torch.Tensor,
-    schedule: Schedule, device: torch.device,
+    folder: Path, pool: tuple[torch.Tensor, ...], empty: torch.Tensor,
+    schedule: Schedule, device: torch.device, initial: dict | None = None,
 ) -> UNet2DConditionModel:  # fmt: skip
-    """Epsilon prediction with min-SNR weights and 10 % caption drop-out.
+    """Epsilon prediction with min-SNR weights, 10 % caption drop-out, and ``AlignedUNet``'s loss.
 
     Args:
         pool: From ``encode_pool``.
@@ -193,20 +233,30 @@ def train_unet(
     weight = (snr.clamp(max=MIN_SNR_GAMMA) / snr).to(device)
     empty = empty.to(device)
 
-    def loss_of(model: UNet2DConditionModel, batch):
-        latents, states = (part.to(device) for part in batch)
+    def loss_of(model: AlignedUNet, batch):
+        latents, states, features = (part.to(device) for part in batch)
         count = len(latents)
         # Stratified timesteps: every batch covers the whole schedule, so its loss is less noisy.
         spread = (torch.rand(1) + torch.arange(count) / count) % 1
         timesteps = (spread * 1000).long()
         noise = torch.randn(latents.shape).to(device)
-        states = torch.where((torch.rand(count) < 0.1).to(device)[:, None, None], empty, states)
+        dropped = (torch.rand(count) < 0.1).to(device)
+        states = torch.where(dropped[:, None, None], empty, states)
         noisy = scheduler.add_noise(latents, noise, timesteps.to(device))
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         timesteps = timesteps.to(device)
-        predicted = model(noisy, timesteps, states).sample.float()
-        error = (predicted - noise).square().mean(dim=(1, 2, 3))
-        return (error * weight[timesteps]).mean(), {"mse": float(error.mean().detach())}
+        predicted, guessed = model(noisy, timesteps, states)
+        error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        apart = 1 - functional.cosine_similarity(guessed.float(), features, dim=-1)
+        # Without its caption nobody can guess what a noisy picture shows.
+        apart = (apart.mean(1) * ~dropped).mean()
+        figures = {"mse": float(error.mean().detach()), "apart": float(apart.detach())}
+        return (error * weight[timesteps]).mean() + ALIGNMENT * apart, figures
 
+    model = AlignedUNet()
+    if initial is not None:
+        model.unet.load_state_dict(initial)
     batches = PoolBatches(pool, schedule.batch)
-    return fit("unet", folder, models.build_unet(), batches, loss_of, schedule, device, workers=0)
+    model = fit("unet", folder, model, batches, loss_of, schedule, device, workers=0,
+                compiled=(model,))  # fmt: skip
+    return model.unet

@@ -13,7 +13,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.captions import DETERMINERS, FILLERS, FRAMES, caption
+from t2i_lens.toybox.captions import (
+    DETERMINERS,
+    FILLERS,
+    FRAMES,
+    PHOTO_SUFFIX,
+    SKETCH_FRAMES,
+    caption,
+)
 from t2i_lens.toybox.world import sample_scene
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -25,7 +32,9 @@ def corpus(captions: int = 4000, seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
     words = world_words()
     lists = [words["wide_nouns"], list(words["nouns"]), list(words["colours"]), words["words"]]
-    extra = " ".join([*FRAMES, *FILLERS, *DETERMINERS]).replace("{}", "")
+    extra = " ".join([*FRAMES, *SKETCH_FRAMES, PHOTO_SUFFIX, *FILLERS, *DETERMINERS]).replace(
+        "{}", ""
+    )
     sentences = [caption(sample_scene(rng), rng) for _ in range(captions)]
     # Each word often enough that its merges are learned to the end: one word, one token.
     return sentences + [" ".join(words) for words in lists] * 20 + [extra] * 20

@@ -18,9 +18,7 @@ from transformers import CLIPTokenizer
 from t2i_lens.paths import BUILD
 from t2i_lens.toybox import export, judge, stages, tokenizer
 from t2i_lens.toybox.fit import Schedule
-
-# Shares of one object, two, three, sign in the U-Net's pictures.
-COUNTS = (0.30, 0.33, 0.15, 0.22)
+from t2i_lens.toybox.shipped import shipped_weights
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,10 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(
-        autoencoder=Schedule(2400, 24, 1e-3, warmup=30, ema=0.99),
-        text_encoder=Schedule(800, 256, 1.5e-3, ema=0.99),
-        judge=Schedule(1500, 128, 1e-3, ema=0.99),
-        unet=Schedule(9250, 24, 1e-3, ema=0.998),
+        autoencoder=Schedule(1800, 24, 1e-3, decay=0.8, ema=0.99),
+        text_encoder=Schedule(900, 256, 1e-3, decay=0.8, ema=0.99),
+        judge=Schedule(400, 128, 1e-3, decay=0.7, ema=0.99),
+        unet=Schedule(3_600, 32, 6e-4, decay=0.7, ema=0.998),
         pool=32_000,
     ),
     "gpu": Preset(
@@ -72,16 +70,16 @@ def tokenizer_of(folder: Path) -> CLIPTokenizer:
 
 def unet_pool(
     folder: Path, preset: Preset, words: CLIPTokenizer, device: torch.device
-) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Latents and text states for the U-Net, cached in the folder; states of the empty caption."""
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """What the U-Net trains on, cached in the folder, and text states of the empty caption."""
     file = folder / "pool.pt"
     if not file.exists():
         vae = stages.train_autoencoder(folder, preset.autoencoder, device)
-        text = stages.train_text_encoder(folder, words, preset.text_encoder, device).text.eval()
-        pool = stages.encode_pool(preset.pool, 2, vae, text, words, device, COUNTS)
+        pair = stages.train_text_encoder(folder, words, preset.text_encoder, device)
+        pool = stages.encode_pool(preset.pool, 2, vae, pair, words, device)
         ids = words("", padding="max_length", return_tensors="pt").input_ids.to(device)
         with torch.no_grad():
-            empty = text(ids).last_hidden_state[0]
+            empty = pair.text(ids).last_hidden_state[0].cpu()
         torch.save({"pool": pool, "empty": empty}, file)
     cached = torch.load(file, weights_only=True)
     return cached["pool"], cached["empty"]
@@ -90,6 +88,7 @@ def unet_pool(
 def main(
     preset: Annotated[str, typer.Option(help="cpu or gpu")] = "cpu",
     stage: Annotated[list[Stage] | None, typer.Option(help="only these stages")] = None,
+    from_shipped: Annotated[bool, typer.Option(help="start from the shipped weights")] = False,
 ) -> None:
     """Train all stages, or the selected ones, and export the weights."""
     if preset not in PRESETS:
@@ -99,15 +98,19 @@ def main(
     words = tokenizer_of(folder)
     for step in stage or list(Stage):
         print(f"stage {step} on {device}", flush=True)
+        initial = None
+        if from_shipped and step is not Stage.export:
+            meanings = {Stage.text_encoder: words, Stage.judge: judge.labels()[0]}
+            initial = shipped_weights(step, meanings.get(step))
         if step is Stage.autoencoder:
-            stages.train_autoencoder(folder, chosen.autoencoder, device)
+            stages.train_autoencoder(folder, chosen.autoencoder, device, initial)
         elif step is Stage.text_encoder:
-            stages.train_text_encoder(folder, words, chosen.text_encoder, device)
+            stages.train_text_encoder(folder, words, chosen.text_encoder, device, initial)
         elif step is Stage.judge:
-            judge.train(folder, chosen.judge, device)
+            judge.train(folder, chosen.judge, device, initial)
         elif step is Stage.unet:
             pool, empty = unet_pool(folder, chosen, words, device)
-            stages.train_unet(folder, pool, empty, chosen.unet, device)
+            stages.train_unet(folder, pool, empty, chosen.unet, device, initial)
         else:
             export.export(folder, chosen, words, device)
 

@@ -6,7 +6,7 @@ one, ``caption`` says it in natural English, ``render`` draws it as a 64x64 pict
 Shown in: book/toybox.md
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,15 +15,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from t2i_lens.toybox.atlas import sprites, world_words
+from t2i_lens.toybox.placing import BOXES, PICTURE, SIGN_BOX, place
 
-PICTURE = 64  # pixels
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue (BT.601)
+STYLES = ("sketch",)  # beside the icons' own
+SKETCH_SHARE = 0.12  # of the scenes without a sign
+PENCIL = (80, 80, 80)  # ink of a sketch that states no colour
+COUNTS = (0.27, 0.33, 0.22, 0.18)  # shares of one object, two, three, and a sign
 RELATIONS = ("next to", "left of", "above", "on top of", "with", "and")
-# Longer side of an object in pixels, by the number of objects and the stated size.
-SIDES = {
-    1: {"small": (18, 24), None: (32, 44), "large": (50, 58)},
-    2: {"small": (15, 19), None: (24, 29), "large": (31, 33)},
-    3: {"small": (13, 15), None: (19, 23), "large": (25, 26)},
-}
+MARGIN = 1  # pixels between a drawing and its box
+SIGN = (60, 28)  # pixels
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things; ``relation`` holds between the first two; background None is white."""
+    """One to three things; ``relation`` holds between the first two.
+
+    Background None is white; style None is the icons' own, "sketch" is pencil lines on the paper.
+    """
 
     things: tuple[Thing, ...]
     relation: str | None = None
     background: str | None = None
+    style: str | None = None
 
 
 def sample_thing(rng: np.random.Generator, nouns: list[str]) -> Thing:
@@ -53,16 +58,26 @@ def sample_thing(rng: np.random.Generator, nouns: list[str]) -> Thing:
     return Thing(str(rng.choice(nouns)), colour, size)
 
 
-def sample_sign(rng: np.random.Generator, large: bool) -> Thing:
+def sample_sign(rng: np.random.Generator) -> Thing:
     """A sign with a random word; a third of them on a coloured board."""
     words = world_words()
     colour = str(rng.choice(list(words["colours"])[:7])) if rng.random() < 0.33 else None
-    return Thing("sign", colour, "large" if large else None, str(rng.choice(words["words"])))
+    return Thing("sign", colour, None, str(rng.choice(words["words"])))
+
+
+def _fitting(things: tuple[Thing, ...]) -> tuple[Thing, ...]:
+    """Sizes that have room: beside a large thing the other is small, of three none is large."""
+    if len(things) == 3 or any(thing.word for thing in things):
+        return tuple(replace(t, size=None) if t.size == "large" else t for t in things)
+    if len(things) == 2 and any(thing.size == "large" for thing in things):
+        other = things[0].size == "large"
+        return tuple(replace(t, size="small") if i == other else t for i, t in enumerate(things))
+    return things
 
 
 def sample_scene(
     rng: np.random.Generator,
-    counts: tuple[float, float, float, float] = (0.3, 0.35, 0.15, 0.2),
+    counts: tuple[float, float, float, float] = COUNTS,
     nouns: list[str] | None = None,
 ) -> Scene:
     """A random scene.
@@ -79,19 +94,24 @@ def sample_scene(
     if rng.random() < 0.25:
         background = str(rng.choice(list(world_words()["colours"])[:7]))
     if kind == 3:
-        sign = sample_sign(rng, large=False)
+        sign = sample_sign(rng)
         if rng.random() < 0.25:
-            return Scene((sample_thing(rng, nouns), sign), "next to", background)
+            return Scene(_fitting((sample_thing(rng, nouns), sign)), "next to", background)
         return Scene((sign,), None, background)
     picked = [str(noun) for noun in rng.choice(nouns, size=kind + 1, replace=False)]
-    things = tuple(sample_thing(rng, [noun]) for noun in picked)
+    things = _fitting(tuple(sample_thing(rng, [noun]) for noun in picked))
     relation = str(rng.choice(RELATIONS)) if len(things) > 1 else None
-    return Scene(things, relation, background)
+    style = "sketch" if rng.random() < SKETCH_SHARE else None
+    if style == "sketch":  # black pencil is hardly another pencil
+        things = tuple(replace(t, colour=None) if t.colour == "black" else t for t in things)
+    return Scene(things, relation, background, style)
 
 
 @lru_cache(maxsize=4096)
-def _sprite(noun: str, colour: str | None, side: int) -> Image.Image:
+def _sprite(noun: str, colour: str | None, side: int, style: str | None = None) -> Image.Image:
     """RGBA picture of a noun, longer side ``side``, tinted if a colour is stated."""
+    if style == "sketch":
+        return _sketch(_sprite(noun, None, side), colour)
     rgba = sprites()[noun].astype(np.float32) / 255
     if colour is not None:
         rgba = np.concatenate([_tint(rgba[..., :3], rgba[..., 3], colour), rgba[..., 3:]], -1)
@@ -103,9 +123,21 @@ def _sprite(noun: str, colour: str | None, side: int) -> Image.Image:
     )
 
 
+def _sketch(sprite: Image.Image, colour: str | None) -> Image.Image:
+    """Edges and a little shading of a sprite as ink of one colour, transparent elsewhere."""
+    rgba = np.pad(np.asarray(sprite, np.float32) / 255, ((1, 1), (1, 1), (0, 0)))
+    luminance = rgba[..., :3] @ LUMINANCE
+    on_paper = luminance * rgba[..., 3] + 1 - rgba[..., 3]
+    edges = np.hypot(*np.gradient(on_paper)) + np.hypot(*np.gradient(rgba[..., 3]))
+    ink = np.clip(1.2 * edges + 0.5 * (1 - on_paper), 0, 1)[1:-1, 1:-1]
+    target = np.array(PENCIL if colour is None else world_words()["colours"][colour])
+    rgb = np.broadcast_to(target, (*ink.shape, 3))
+    return Image.fromarray(np.dstack([rgb, (ink * 255).round()]).astype(np.uint8))
+
+
 def _tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
     """Map luminance to black - colour - white so that the sprite's median becomes the colour."""
-    luminance = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    luminance = rgb @ LUMINANCE
     median = float(np.clip(np.median(luminance[alpha > 0.5]), 0.05, 0.95))
     level = luminance ** (np.log(0.6) / np.log(median))  # the median goes to 0.6
     target = np.array(world_words()["colours"][colour], np.float32) / 255
@@ -115,9 +147,9 @@ def _tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def _sign(word: str, colour: str | None, width: int) -> Image.Image:
-    """A board with the word in capitals; ``width`` in pixels."""
-    height = round(width * 0.46)
+def _sign(word: str, colour: str | None) -> Image.Image:
+    """A board with the word in capitals."""
+    width, height = SIGN
     board = (255, 255, 255) if colour is None else tuple(_pale(colour, 0.55))
     picture = Image.new("RGB", (width * 4, height * 4), (40, 40, 40))
     pen = ImageDraw.Draw(picture)
@@ -142,60 +174,12 @@ def _pale(colour: str, share: float) -> np.ndarray:
     return (255 - (255 - rgb) * share).round().astype(int)
 
 
-def _draw_thing(thing: Thing, count: int, rng: np.random.Generator) -> Image.Image:
+def _draw_thing(thing: Thing, style: str | None) -> tuple[Image.Image, tuple[int, int]]:
+    """A thing's picture, and width and height of the box in whose middle it stands."""
     if thing.noun == "sign":
-        return _sign(thing.word, thing.colour, int(rng.integers(54, 61) if count == 1 else 36))
-    low, high = SIDES[count][thing.size]
-    picture = _sprite(thing.noun, thing.colour, int(rng.integers(low, high + 1)))
-    if rng.random() < 0.5:
-        picture = picture.transpose(Image.FLIP_LEFT_RIGHT)
-    return picture
-
-
-def _centres(scene: Scene, pictures: list[Image.Image], rng: np.random.Generator) -> list[tuple]:
-    """Centre of each thing, in pixels, so that the stated relation holds and nothing overlaps."""
-    half = PICTURE / 2
-    if len(pictures) == 1:
-        slack = [(PICTURE - side) / 2 - 1 for side in pictures[0].size]
-        return [tuple(half + rng.uniform(-max(s, 0), max(s, 0)) * 0.8 for s in slack)]
-    if len(pictures) == 3:
-        return _three_centres(scene.relation, rng)
-    if scene.things[1].noun == "sign":  # the board needs the width: object above or below
-        first_above = rng.random() < 0.5
-        centres = [(half + rng.uniform(-14, 14), 16), (half + rng.uniform(-8, 8), 50)]
-        return centres if first_above else [(x, PICTURE - y) for x, y in centres]
-    jitter = [rng.uniform(-2, 2) for _ in range(4)]
-    if scene.relation == "above":
-        return [
-            (half + 4 * jitter[0], 16 + jitter[1] / 2),
-            (half + 4 * jitter[2], 48 + jitter[3] / 2),
-        ]
-    if scene.relation == "on top of":
-        base = half + 4 * jitter[0]
-        top, bottom = pictures[0].size[1], pictures[1].size[1]
-        start = (PICTURE - top - bottom) / 2 + jitter[1] / 2
-        return [(base + jitter[2], start + top / 2), (base, start + top + bottom / 2)]
-    left, right = (
-        (16 + jitter[0] / 2, half + 5 * jitter[1]),
-        (48 + jitter[2] / 2, half + 5 * jitter[3]),
-    )
-    swap = scene.relation != "left of" and rng.random() < 0.5
-    return [right, left] if swap else [left, right]
-
-
-def _three_centres(relation: str | None, rng: np.random.Generator) -> list[tuple]:
-    """The first two on one line as their relation says, the third on the other side."""
-    jitter = rng.uniform(-2, 2, size=(3, 2))
-    if relation in ("above", "on top of"):
-        side = 16 if rng.random() < 0.5 else 48
-        gap = 4 if relation == "above" else 7
-        spots = np.array([(side, 12 + gap), (side, 52 - gap), (PICTURE - side, 32)], float)
-    else:
-        row = 17 if rng.random() < 0.5 else 47
-        spots = np.array([(16, row), (48, row), (32, PICTURE - row)], float)
-        if relation != "left of" and rng.random() < 0.5:
-            spots[[0, 1]] = spots[[1, 0]]
-    return [tuple(spot) for spot in spots + jitter]
+        return _sign(thing.word, thing.colour), SIGN_BOX
+    side = BOXES[thing.size]
+    return _sprite(thing.noun, thing.colour, side - 2 * MARGIN, style), (side, side)
 
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -208,19 +192,33 @@ def draw(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
 
     Args:
         scene: What to draw; nouns may also be wide nouns or held-out concepts.
-        rng: Placement, exact size and mirroring.
+        rng: Placement.
     Returns:
         Picture uint8 ``[64, 64, 3]``, sRGB, and each thing's box in pixels ``[thing, 4]`` as
         (left, top, right, bottom).
     """
     paper = (255, 255, 255) if scene.background is None else tuple(_pale(scene.background, 0.4))
     canvas = Image.new("RGB", (PICTURE, PICTURE), paper)
-    pictures = [_draw_thing(thing, len(scene.things), rng) for thing in scene.things]
+    pictures, rooms = zip(*(_draw_thing(thing, scene.style) for thing in scene.things), strict=True)
     boxes = []
-    for picture, (x, y) in zip(pictures, _centres(scene, pictures, rng), strict=True):
+    for picture, room, (x, y) in zip(
+        pictures, rooms, place(rooms, scene.relation, rng), strict=True
+    ):
         width, height = picture.size
-        left = int(np.clip(round(x - width / 2), 0, PICTURE - width))
-        top = int(np.clip(round(y - height / 2), 0, PICTURE - height))
+        left, top = x + (room[0] - width) // 2, y + (room[1] - height) // 2
         canvas.paste(picture, (left, top), picture)
         boxes.append((left, top, left + width, top + height))
     return np.asarray(canvas), np.array(boxes)
+
+
+def gradient_map(picture: np.ndarray, stops: list[list[int]]) -> np.ndarray:
+    """Colour scheme of a picture: its luminance, dark to light, mapped to evenly spaced colours.
+
+    Args:
+        picture: uint8 ``[height, width, 3]``, sRGB.
+        stops: At least two colours, sRGB 0..255.
+    """
+    luminance = picture.astype(np.float32) @ LUMINANCE
+    places = np.linspace(0, 255, len(stops))
+    channels = [np.interp(luminance, places, part) for part in zip(*stops, strict=True)]
+    return np.dstack(channels).round().astype(np.uint8)
