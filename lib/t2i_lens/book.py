@@ -27,7 +27,10 @@ MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 # The README's picture: a cell of the first chapter.
 HERO = ("01_hero", "figure-pictures", SOURCE / "hero.png")
 # What the toybox's page shows of the model's card.
-CARD = ("README.md", "world.png", "contact_sheet.png", "training/curves.png")
+CARD = (
+    "README.md", "training.md", "world.png", "contact_sheet.png", "failures.png",
+    "training/curves.png",
+)  # fmt: skip
 
 
 def build(jobs: list[Job], console: Console) -> bool:

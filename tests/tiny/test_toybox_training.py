@@ -116,7 +116,7 @@ def test_a_start_from_shipped_weights_matches_tokens_and_nouns_by_name(tmp_path)
 def test_unet_training_sees_the_shapes_of_the_pool(tmp_path):
     words = tokenizer.build(tmp_path / "tokenizer")
     vae, pair = models.build_autoencoder(), stages.ContrastivePair(len(words))
-    pool = stages.encode_pool(6, 0, vae, pair, words, CPU, (0.3, 0.3, 0.2, 0.2))
+    pool = stages.encode_pool(6, 0, vae, pair, words, CPU)
     assert [part.shape[1:] for part in pool] == [
         (4, 16, 16), (77, models.TEXT_WIDTH), (64, models.PICTURE_WIDTH)
     ]  # fmt: skip

@@ -110,7 +110,9 @@ def twin(scene: Scene, rng: np.random.Generator) -> Scene:
     if len(things) > 1:
         second = things[1]
         if first.colour != second.colour and not (first.word or second.word):
-            options.append([replace(first, colour=second.colour), replace(second, colour=first.colour)])
+            options.append(
+                [replace(first, colour=second.colour), replace(second, colour=first.colour)]
+            )
         if scene.relation in ("left of", "above", "on top of"):
             options.append([second, first])
     if not options or rng.random() < 0.3:
@@ -124,7 +126,7 @@ def twin(scene: Scene, rng: np.random.Generator) -> Scene:
             colours = list(words["colours"])[:7]
             options = [[replace(first, colour=_other(colours, first.colour, rng))]]
     changed = options[int(rng.integers(len(options)))]
-    return replace(scene, things=tuple([*changed, *things[len(changed) :]]))
+    return replace(scene, things=(*changed, *things[len(changed) :]))
 
 
 def _other(choices: list[str], taken: str | None, rng: np.random.Generator) -> str:

@@ -62,7 +62,8 @@ def speed_rows(file: Path = TOYBOX / "bench.json") -> list[str]:
         "times as fast as the plain loop": result["ratios to the plain loop"]
     }
     return [
-        f"| {kind}: {name} | {f['median']:.2f} | {f['low']:.2f} to {f['high']:.2f} | {f['rounds']} |"
+        f"| {kind}: {name} | {f['median']:.2f} "
+        f"| {f['low']:.2f} to {f['high']:.2f} | {f['rounds']} |"
         for kind, some in kinds.items()
         for name, f in some.items()
     ]

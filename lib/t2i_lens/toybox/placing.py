@@ -6,7 +6,11 @@ pattern of latents for an object and not one for each offset.
 Shown in: book/toybox.md
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+
+Box = tuple[int, int]  # width and height, or a left top corner, in pixels
 
 PICTURE = 64  # pixels
 GRID = 8  # pixels, two cells of the latents
@@ -15,7 +19,7 @@ SIGN_BOX = (64, 32)  # width and height
 UPRIGHT = ("above", "on top of")
 
 
-def place(boxes: list[tuple[int, int]], relation: str | None, rng: np.random.Generator) -> list:
+def place(boxes: Sequence[Box], relation: str | None, rng: np.random.Generator) -> list[Box]:
     """Left top corners, in pixels, of one to three boxes.
 
     Args:
@@ -42,7 +46,7 @@ def _step(slack: int, rng: np.random.Generator) -> int:
     return GRID * int(rng.integers(slack // GRID + 1))
 
 
-def _pair(pair: list[tuple[int, int]], relation: str | None, rng: np.random.Generator) -> list:
+def _pair(pair: Sequence[Box], relation: str | None, rng: np.random.Generator) -> list[Box]:
     """Side by side, at most a grid step apart in height; the one on top touches the other."""
     (w0, h0), (w1, h1) = pair
     slack = PICTURE - w0 - w1
@@ -57,7 +61,7 @@ def _pair(pair: list[tuple[int, int]], relation: str | None, rng: np.random.Gene
     return [(left, y0), (left + w0 + gap, y1)]
 
 
-def _triangle(pair: list, third: tuple[int, int], rng: np.random.Generator) -> list:
+def _triangle(pair: Sequence[Box], third: Box, rng: np.random.Generator) -> list[Box]:
     """The pair in one half, each in its quarter; the third anywhere in the other half."""
     half = PICTURE // 2
     top = half * int(rng.integers(2))

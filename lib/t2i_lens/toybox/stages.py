@@ -24,6 +24,7 @@ WIDE_SHARE = 0.25  # of the contrastive pairs: one object from the wide nouns
 TWIN_SHARE = 0.2  # of the contrastive draws: a scene and one that differs in one thing
 LATENT_NOISE = 0.1  # the decoder learns to forgive what the U-Net gets slightly wrong
 MIN_SNR_GAMMA = 5.0
+RAREST = 0.15  # least probability of a timestep, relative to the most likely
 ALIGNMENT = 0.5  # weight of the loss that ties the U-Net's middle to the picture tower
 
 
@@ -230,7 +231,11 @@ def train_unet(
     """
     scheduler = models.build_scheduler()
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    weight = (snr.clamp(max=MIN_SNR_GAMMA) / snr).to(device)
+    weight = snr.clamp(max=MIN_SNR_GAMMA) / snr
+    # Timesteps that hardly count are drawn less often, and count for more when they are: the same
+    # objective with less work.
+    drawn = weight.clamp(min=RAREST) / weight.clamp(min=RAREST).sum()
+    cumulated, weight = drawn.cumsum(0), (weight / drawn / len(drawn)).to(device)
     empty = empty.to(device)
 
     def loss_of(model: AlignedUNet, batch):
@@ -238,7 +243,7 @@ def train_unet(
         count = len(latents)
         # Stratified timesteps: every batch covers the whole schedule, so its loss is less noisy.
         spread = (torch.rand(1) + torch.arange(count) / count) % 1
-        timesteps = (spread * 1000).long()
+        timesteps = torch.searchsorted(cumulated, spread).clamp(max=len(drawn) - 1)
         noise = torch.randn(latents.shape).to(device)
         dropped = (torch.rand(count) < 0.1).to(device)
         states = torch.where(dropped[:, None, None], empty, states)

@@ -35,10 +35,10 @@ class Preset:
 PRESETS = {
     "cpu": Preset(
         autoencoder=Schedule(1800, 24, 1e-3, decay=0.8, ema=0.99),
-        text_encoder=Schedule(900, 256, 1e-3, decay=0.8, ema=0.99),
-        judge=Schedule(400, 128, 1e-3, decay=0.7, ema=0.99),
-        unet=Schedule(3_600, 32, 6e-4, decay=0.7, ema=0.998),
-        pool=32_000,
+        text_encoder=Schedule(600, 256, 1e-3, decay=0.8, ema=0.99),
+        judge=Schedule(540, 128, 1e-3, decay=0.8, ema=0.99),
+        unet=Schedule(6_000, 32, 8e-4, decay=0.75, ema=0.998),
+        pool=56_000,
     ),
     "gpu": Preset(
         autoencoder=Schedule(6000, 256, 2e-3),
