@@ -3,7 +3,7 @@
 An edit is a frozen value, called as `edit(activation, site) -> activation`. It is pure: at a
 site that is not its own it hands the activation back, at its own it returns a changed copy.
 Its `repr` is its caption and its cache key. Every kind has settings that change nothing:
-`Scale(1)`, `Rotate(angle=0)`, `Slerp(t=0)`, no `positions`, no `layers`, no `queries`.
+a `Scale` of 1, `Rotate` of 0, `Slerp` with t 0, no `positions`, no `layers`, no `queries`.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ class _RowEdit(Edit):
     def __call__(self, activation: Float[Tensor, "..."], site: Site) -> Float[Tensor, "..."]:
         if site.stage != self.stage or not self.positions:
             return activation
-        return _replaced(activation, self.positions, self._rows(activation[list(self.positions)]))
+        return _replaced(activation, self.positions, self._rows(_at(activation, self.positions)))
 
     def _rows(self, rows: Float[Tensor, "position d_model"]) -> Float[Tensor, "position d_model"]:
         raise NotImplementedError
@@ -193,7 +193,7 @@ class Patch(Edit):
     def __call__(self, activation, site):
         if site.stage != "residual" or site.layer != self.layer or not self.positions:
             return activation
-        rows = _like(self.recorded, activation)[list(self.positions)]
+        rows = _at(_like(self.recorded, activation), self.positions)
         return _replaced(activation, self.positions, rows)
 
 
@@ -271,16 +271,20 @@ class Inject(Edit):
         states = _like(self.states, activation).expand_as(activation)
         if self.positions is None:
             return states
-        return _replaced(activation, self.positions, states[list(self.positions)])
+        return _replaced(activation, self.positions, _at(states, self.positions))
 
 
 def _like(value: Value, activation: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return value.tensor.to(device=activation.device, dtype=activation.dtype)
 
 
-def _replaced(activation, positions: tuple[int, ...], rows):
-    if max(positions) >= len(activation) or min(positions) < 0:
-        raise ValueError(f"positions {positions} are not all among {len(activation)} tokens")
+def _at(states: Float[Tensor, "token d_model"], positions: tuple[int, ...]):
+    if max(positions) >= len(states) or min(positions) < 0:
+        raise ValueError(f"positions {positions} are not all among {len(states)} tokens")
+    return states[list(positions)]
+
+
+def _replaced(activation: Float[Tensor, "token d_model"], positions: tuple[int, ...], rows):
     changed = activation.clone()
     changed[list(positions)] = rows
     return changed

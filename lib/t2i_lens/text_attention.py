@@ -123,7 +123,7 @@ def rank_in_map(pattern: Float[Tensor, "query key"], eos: int, query: int, key: 
 
 
 def tsam_matrix(
-    pattern: Float[Tensor, "layer head query key"], eos: int, gamma: float = 1
+    pattern: Float[Tensor, "layer head query key"], eos: int, gamma: float = 1.0
 ) -> Float[Tensor, "token token"]:
     """T of T-SAM (Kim et al., 2411.15236): mean over layers and heads, BOS and EOS dropped.
 
@@ -140,7 +140,7 @@ def tsam_matrix(
 
 
 def tsam_matrix_as_released(
-    pattern: Float[Tensor, "layer head query key"], eos: int, power: float = 3
+    pattern: Float[Tensor, "layer head query key"], eos: int, power: float = 3.0
 ) -> Float[Tensor, "token token"]:
     """T as T-SAM's released code makes it: raised to the power first, normalised after.
 
