@@ -1,12 +1,17 @@
 """Pictures for prompts × seeds, comparable across prompts: same seed, same latents."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
+from t2i_lens.cross_attention import Recorder
+from t2i_lens.edits import Edit
+from t2i_lens.hooks import edited_cross_attention
 from t2i_lens.shapes import ImageGrid, Latents, TextStates
+from t2i_lens.text_hooks import edited_text_encoder
 from t2i_lens.tokens import encode
 
 
@@ -37,16 +42,27 @@ def initial_latents(
 
 @torch.no_grad()
 def text_states(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], batch_size: int = 64
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    batch_size: int = 64,
+    *,
+    edits: Sequence[Sequence[Edit]] | None = None,
 ) -> TextStates:
     """Text-encoder output for each prompt, multi-vector placeholders expanded.
 
-    Raises: ValueError: a prompt is too long (see `tokens.encode`).
+    Args:
+        edits: A list for each prompt; those for the U-Net are passed over.
+    Raises: ValueError: a prompt is too long (see `tokens.encode`), or as the edits do.
     """
+    _check_edits(edits, prompts)
     ids = torch.tensor([encode(pipe, prompt).ids for prompt in prompts])
-    encoder = pipe.text_encoder
-    chunks = ids.to(encoder.device).split(batch_size)
-    return torch.cat([encoder(chunk).last_hidden_state for chunk in chunks])
+    encoder, chunks = pipe.text_encoder, []
+    for start in range(0, len(ids), batch_size):
+        batch = slice(start, start + batch_size)
+        edited = edited_text_encoder(encoder, edits[batch]) if edits else nullcontext()
+        with edited:
+            chunks.append(encoder(ids[batch].to(encoder.device)).last_hidden_state)
+    return torch.cat(chunks)
 
 
 @torch.no_grad()
@@ -58,6 +74,10 @@ def generate(
     num_inference_steps: int = 25,
     guidance_scale: float = 7.5,
     batch_size: int = 16,
+    edits: Sequence[Sequence[Edit]] | None = None,
+    recorder: Recorder | None = None,
+    height: int | None = None,
+    width: int | None = None,
 ) -> ImageGrid:
     """One picture for each prompt and seed, with the pipeline's scheduler and eta 0.
 
@@ -65,30 +85,50 @@ def generate(
     what else is in its batch, up to floating-point noise (at most one grey level).
 
     Args:
-        prompts: Texts; the unconditional half is the empty prompt.
+        prompts: Texts; the unconditional half is the empty prompt, which is not edited
+            except by an `Inject` that says so.
         seeds: Seeds of the initial latents, nothing else is random.
         guidance_scale: Classifier-free guidance; 1 or less switches it off.
         batch_size: Pictures denoised together; costs memory, changes no result.
+        edits: A list for each prompt: the same prompt may stand there many times, each time
+            with edits of its own, and all are drawn in the same batches.
+        recorder: From `cross_attention.record`; its samples are prompts x seeds, seeds fastest.
+        height: Of the pictures in pixels; the model's own if None.
+        width: As height.
     Returns: Bytes 0..255, [prompt, seed, height, width, 3].
-    Raises: ValueError: no prompt, no seed, or a prompt that is too long.
+    Raises: ValueError: no prompt, no seed, a prompt that is too long, or as the edits do.
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed")
-    unique = list(dict.fromkeys(["", *prompts]))
-    states = dict(zip(unique, text_states(pipe, unique), strict=True))
-    latents = initial_latents(pipe, seeds)
-    jobs = [(prompt, column) for prompt in prompts for column in range(len(seeds))]
+    _check_edits(edits, prompts)
+    arms = list(zip(prompts, map(tuple, edits or [()] * len(prompts)), strict=True))
+    unique = list(dict.fromkeys([("", ()), *arms]))
+    encoded = text_states(pipe, [p for p, _ in unique], edits=[e for _, e in unique])
+    states = dict(zip(unique, encoded, strict=True))
+    latents = initial_latents(pipe, seeds, height, width)
+    jobs = [(arm, column) for arm in arms for column in range(len(seeds))]
     pictures = []
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
-        images = pipe(
-            prompt_embeds=torch.stack([states[prompt] for prompt, _ in batch]),
-            negative_prompt_embeds=states[""].expand(len(batch), -1, -1),
-            latents=latents[[column for _, column in batch]],
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            output_type="np",
-        ).images
+        if recorder:
+            rows = [encode(pipe, prompt) for (prompt, _), _ in batch]
+            recorder.begin(rows, [seeds[column] for _, column in batch])
+        with edited_cross_attention(pipe, [arm[1] for arm, _ in batch]):
+            images = pipe(
+                prompt_embeds=torch.stack([states[arm] for arm, _ in batch]),
+                negative_prompt_embeds=states["", ()].expand(len(batch), -1, -1),
+                latents=latents[[column for _, column in batch]],
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                output_type="np",
+            ).images
         pictures.append(np.round(images * 255).astype(np.uint8))
     flat = np.concatenate(pictures)
     return flat.reshape(len(prompts), len(seeds), *flat.shape[1:])
+
+
+def _check_edits(edits: Sequence[Sequence[Edit]] | None, prompts: Sequence[str]) -> None:
+    if edits is not None and len(edits) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts need as many lists of edits, not {len(edits)}")

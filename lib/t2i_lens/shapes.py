@@ -25,3 +25,13 @@ TokenIds = Int[Tensor, "batch token"]
 
 # Rows of the input embedding table that belong to one placeholder.
 EmbeddingRows = Float[Tensor, "vector d_model"]
+
+# Text self-attention after softmax; rows sum to 1 over keys and are 0 after the query.
+TextPattern = Float[Tensor, "batch layer head query key"]
+
+# Cross-attention of one layer; axes that were reduced have length 1. Probabilities over
+# tokens, summed over steps where steps were not kept apart.
+CrossAttentionMap = Float[Tensor, "sample branch step head height width token"]
+
+# Cross-attention reduced over layers and resized, one map per token.
+HeatMaps = Float[Tensor, "sample token height width"]
