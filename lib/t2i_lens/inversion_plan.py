@@ -210,6 +210,7 @@ def carry_out(
     vocabulary: Vocabulary,
     names: Sequence[str],
     tell: Callable[[str], None] = print,
+    together: int = TOGETHER,
 ) -> None:
     """Trains the runs batch by batch and saves each when its batch is finished.
 
@@ -217,9 +218,10 @@ def carry_out(
         vocabulary: Of this model, for the random initialisations.
         names: Words for the initialisation that is a mean of names.
         tell: Gets a line after each batch.
+        together: Runs in one batch at most.
     """
     began, done = time.perf_counter(), 0
-    for chunk in chunks(planned):
+    for chunk in chunks(planned, together):
         results = train(
             pipe,
             [run.concept for run in chunk],
