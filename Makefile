@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke book quality record bench clean
+.PHONY: help env lint test smoke book quality inversions record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +13,7 @@ PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 SOURCES := lib tests notebooks book/_ext
 
 help: ## list the targets
-	@awk -F': .*## ' '/^[a-z]+:.* ## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F': .*## ' '/^[a-z]+:.* ## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 env: $(READY) ## create .venv from the lock, or renew it if the lock changed
 
@@ -45,6 +45,9 @@ lint: $(READY) ## style, import order of the modules, notebooks without outputs
 
 quality: $(READY) ## measure the toybox: data/models/toybox/quality.json and a contact sheet
 	$(BIN)/python -m t2i_lens.toybox.quality
+
+inversions: $(READY) ## train the placeholder tokens that are missing or of another model
+	@$(BIN)/t2i-lens invert
 
 bench: $(READY) ## time sampling and textual inversion on this machine; keep it quiet meanwhile
 	$(BIN)/python -m t2i_lens.bench

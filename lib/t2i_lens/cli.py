@@ -1,7 +1,6 @@
 """The command `t2i-lens`."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -102,32 +101,45 @@ def record() -> None:
 @app.command()
 def invert(
     concept: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
     profile: Annotated[str, typer.Option(help="model to train on")] = "toybox",
-    steps: Annotated[int, typer.Option(min=1)] = 500,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 5e-3,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4,
-    num_vectors: Annotated[int, typer.Option(min=1, help="rows per placeholder")] = 1,
-    seed: int = 0,
 ) -> None:
-    """Train the placeholder tokens of data/concepts by textual inversion."""
-    from t2i_lens import inversion, manifest, profiles
-    from t2i_lens.inversion_data import STYLE_TEMPLATES
+    """Train the placeholder tokens of data/concepts in every way that the chapters need.
 
-    model, concepts = profiles.get(profile), inversion.load_concepts()
-    unknown = set(concept or []) - {c.name for c in concepts}
-    if unknown:
-        known = ", ".join(c.name for c in concepts)
-        raise ValueError(f"no concept {', '.join(sorted(unknown))}; there are: {known}")
-    chosen = [c for c in concepts if not concept or c.name in concept]
-    config = inversion.InversionConfig(
-        steps, learning_rate, batch_size, num_vectors=num_vectors, seed=seed, bfloat16=True
-    )
-    for_styles = replace(config, templates=STYLE_TEMPLATES)
-    pipe, mark = profiles.load(model), profiles.fingerprint(model)
-    for objects, recipe in ((True, config), (False, for_styles)):
-        some = [c for c in chosen if (c.kind == "object") == objects]
-        for result in inversion.train(pipe, some, recipe, fingerprint=mark) if some else ():
-            print(inversion.save(result, DATA / "embeddings" / profile))
+    What is there already is not trained again; an interrupted command goes on where it was.
+    """
+    from t2i_lens import embeddings, inversion_plan, manifest, profiles
+    from t2i_lens.embedding_table import read_counts, read_table, sort_vocabulary
+
+    console, model, concepts = Console(), profiles.get(profile), embeddings.load_concepts()
+    plan = inversion_plan.plan(inversion_plan.recipe(profile), concepts)
+    for what, asked, names in (
+        ("concept", concept, [c.name for c in concepts]),
+        ("variant", variant, [v.name for v in plan]),
+    ):
+        if unknown := set(asked or []) - set(names):
+            missing = ", ".join(sorted(unknown))
+            raise ValueError(f"no {what} {missing}; there are: {', '.join(names)}")
+    mark, folder = profiles.fingerprint(model), DATA / "embeddings" / profile
+    plan = [v for v in plan if not variant or v.name in variant]
+    planned = inversion_plan.runs(plan, concepts, embeddings.load_contexts, folder)
+    planned = [run for run in planned if not concept or run.concept.name in concept]
+    left = inversion_plan.pending(planned, mark)
+    table = Table("variant", "runs", "to train", "steps", "rate", "start", "contexts")
+    for v in plan:
+        counts = (str(sum(run.variant is v for run in some)) for some in (planned, left))
+        table.add_row(
+            v.name, *counts, str(v.config.steps), f"{v.config.learning_rate:g}",
+            v.initialisation, v.contexts,
+        )  # fmt: skip
+    console.print(table)
+    if left:
+        pipe = profiles.load(model)
+        rows = read_table(pipe)
+        words = sort_vocabulary(rows, read_counts(Path(model.repo), len(rows["rows"])))
+        minutes = inversion_plan.seconds(pipe, left) / 60
+        console.print(f"{len(left)} of {len(planned)} runs to train: about {minutes:.0f} min")
+        inversion_plan.carry_out(pipe, left, mark, words, inversion_plan.names(concepts))
     manifest.update()
 
 

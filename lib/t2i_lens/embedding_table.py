@@ -130,6 +130,49 @@ def load_inversions(folder: Path) -> list[Inversion]:
     return sorted(found, key=lambda inversion: not inversion.concept.hero)
 
 
+def variants_folder(folder: Path) -> Path:
+    """Where the other variants of the inversions in `folder` are, each in a folder of its name."""
+    return Path(folder).with_name(f"{Path(folder).name}-variants")
+
+
+def load_variants(folder: Path) -> pd.DataFrame:
+    """Every TI embedding of a model, the standard ones and those trained in other ways.
+
+    Args: folder: Of the standard inversions, as in `load_inversions`.
+    Returns: Columns variant ("standard" or the folder's name), concept, seed, learning_rate,
+        initialisation and contexts (see `inversion_plan.Variant`), templates (how many),
+        placeholder_token, vector (final, [d_model]), norm (of it), trajectory (see
+        `embeddings.Inversion`).
+    Raises:
+        FileNotFoundError: there are no standard ones.
+        ValueError: a placeholder has several vectors.
+    """
+    found = [("standard", inversion) for inversion in load_inversions(folder)]
+    for variant in sorted(path for path in variants_folder(folder).glob("*") if path.is_dir()):
+        found += [(variant.name, inversion) for inversion in load_inversions(variant)]
+    rows = []
+    for variant, inversion in found:
+        if len(inversion.embedding) != 1:
+            raise ValueError(f"{variant}/{inversion.concept.name} has several vectors, not one")
+        vector = inversion.embedding[0].numpy()
+        rows.append(
+            {
+                "variant": variant,
+                "concept": inversion.concept.name,
+                "seed": inversion.config["seed"],
+                "learning_rate": inversion.config["learning_rate"],
+                "initialisation": inversion.provenance.get("initialisation", "class_word"),
+                "contexts": inversion.provenance.get("contexts", "none"),
+                "templates": len(inversion.config["templates"]),
+                "placeholder_token": inversion.concept.placeholder_token,
+                "vector": vector,
+                "norm": float(np.linalg.norm(vector)),
+                "trajectory": inversion.trajectory,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def published_ratios(file: Path = DATA / "published_embeddings.yaml") -> pd.DataFrame:
     """Norms of public TI embeddings, BOS and EOS, over their model's mean trained norm.
 

@@ -25,6 +25,7 @@ Kind = Literal["object", "style", "colour_scheme"]
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for
 TRAJECTORY = "trajectory.parquet"
 PROVENANCE = "provenance.json"
+CONTEXTS = "contexts.yaml"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Concept:
         images: Training pictures; empty for a concept read back from a result.
         hero: Whether the book's main example is this one.
         kind: An object, or something that pictures of different objects have in common.
+        captions: One per picture, with `{}` for the placeholder; a picture that has None is
+            trained with templates. Empty if no picture has one.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Concept:
     images: Images
     hero: bool = False
     kind: Kind = "object"
+    captions: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +114,30 @@ def load_concepts(folder: Path = DATA / "concepts") -> list[Concept]:
     return concepts
 
 
+def load_contexts(name: str, folder: Path = DATA / "concepts") -> tuple[Images, tuple[str, ...]]:
+    """Pictures of a concept among other things, and the sentence that says each.
+
+    Returns: Pictures, and captions with `{}` for the placeholder.
+    Raises:
+        FileNotFoundError: the concept has no such pictures, or one is missing.
+        ValueError: the list is malformed.
+    """
+    listing = folder / name / CONTEXTS
+    if not listing.exists():
+        raise FileNotFoundError(f"{listing} is missing: restore it, or draw the concepts anew")
+    try:
+        captions = TypeAdapter(dict[str, str]).validate_python(yaml.safe_load(listing.read_text()))
+    except ValidationError as error:
+        raise ValueError(
+            f"{listing} should map pictures to captions: {error.errors()[0]['msg']}"
+        ) from None
+    wrong = [said for said in captions.values() if said.count("{}") != 1]
+    if wrong or not captions:
+        raise ValueError(f"{listing}: a caption needs one {{}} for the placeholder, {wrong} do not")
+    images = [np.asarray(Image.open(folder / name / file).convert("RGB")) for file in captions]
+    return np.stack(images), tuple(captions.values())
+
+
 def save(inversion: Inversion, folder: Path) -> Path:
     """Writes `<folder>/<name>/`: the rows as diffusers saves them, trajectory, provenance.
 
@@ -122,7 +150,7 @@ def save(inversion: Inversion, folder: Path) -> Path:
     _write(target / WEIGHTS, safetensors.torch.save(rows, metadata={"format": "pt"}))
     _write(target / TRAJECTORY, inversion.trajectory.to_parquet(index=False))
     provenance = {
-        "concept": {k: v for k, v in asdict(concept).items() if k != "images"},
+        "concept": identity(concept),
         "config": inversion.config,
         **inversion.provenance,
         "files": {name: _sha256(target / name) for name in (WEIGHTS, TRAJECTORY)},
@@ -130,6 +158,12 @@ def save(inversion: Inversion, folder: Path) -> Path:
     text = json.dumps(provenance, indent=1, ensure_ascii=False) + "\n"
     _write(target / PROVENANCE, text.encode())
     return target
+
+
+def identity(concept: Concept) -> dict:
+    """A concept without its pictures, as its provenance states it in JSON."""
+    plain = {k: v for k, v in asdict(concept).items() if k != "images"}
+    return plain | {"captions": list(concept.captions)}
 
 
 def load(folder: Path) -> Inversion:
@@ -145,7 +179,9 @@ def load(folder: Path) -> Inversion:
         provenance = json.loads((folder / PROVENANCE).read_text())
         files, config = provenance.pop("files"), provenance.pop("config")
         none = np.zeros((0, 1, 1, 3), dtype=np.uint8)
-        concept = Concept(**provenance.pop("concept"), images=none)
+        entry = provenance.pop("concept")
+        captions = tuple(entry.pop("captions", ()))  # absent from what was saved without
+        concept = Concept(**entry, images=none, captions=captions)
         if set(files) != {WEIGHTS, TRAJECTORY}:
             raise ValueError("it does not list both files")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -5,8 +5,8 @@ row, AdamW at a constant rate, uniform timesteps, one random template per sample
 squared error of the predicted noise (Gal et al., arXiv 2208.01618). Three things make it
 quick without changing its gradient: only the placeholder's own rows are parameters, put in
 place of the table's output; pictures are encoded to latents once; and several concepts
-share one U-Net batch. The rows are independent under Adam, and each concept draws from
-its own generator, so what else is trained beside it does not matter.
+share one U-Net batch. Each has its own row, learning rate and generator, so what else is
+trained beside it does not matter.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import importlib.metadata
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 import torch
@@ -24,9 +24,17 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from t2i_lens.embeddings import Concept, Inversion, attach, load, load_concepts, save
-from t2i_lens.inversion_data import Draws, InversionConfig, template_rows
-from t2i_lens.shapes import TextStates, TokenIds
+from t2i_lens.embeddings import (
+    Concept,
+    Inversion,
+    attach,
+    identity,
+    load,
+    load_concepts,
+    save,
+)
+from t2i_lens.inversion_data import Draws, InversionConfig, sentences, template_rows
+from t2i_lens.shapes import EmbeddingRows, TextStates, TokenIds
 
 __all__ = [
     "Concept",
@@ -40,55 +48,124 @@ __all__ = [
     "train",
 ]
 
-TIMED_STEPS = 5  # after a first one that warms up
+# What all runs of a batch have in common.
+BATCH_FIELDS = ("steps", "batch_size", "num_vectors", "record_every", "bfloat16")
+TIMED_STEPS = 5
 
 
 def train(
     pipe: StableDiffusionPipeline,
     concepts: Sequence[Concept],
-    config: InversionConfig,
+    config: InversionConfig | Sequence[InversionConfig],
     progress: bool = True,
     fingerprint: str | None = None,
+    initial: Sequence[EmbeddingRows] | None = None,
 ) -> list[Inversion]:
     """Trains one placeholder per concept, all in one batch; the pipeline is left as it was.
 
     Args:
+        config: One for all concepts, or one each. Then they may differ in learning rate, weight
+            decay, seed, templates and flips, and a concept may come several times.
         fingerprint: Names the model in the provenance; see `profiles.fingerprint`.
+        initial: Where each placeholder starts; by default at its initializer's row.
     Returns: In the order of the concepts; `attach` puts one into a pipeline.
-    Raises: ValueError: no or repeated concepts, an initializer of several tokens, or a
-        template that does not fit.
+    Raises: ValueError: no or repeated runs, configs that cannot share a batch, an initializer of
+        several tokens, or a sentence that does not fit.
     """
-    if not concepts or len({c.name for c in concepts}) < len(concepts):
+    configs = [config] * len(concepts) if isinstance(config, InversionConfig) else list(config)
+    runs = list(zip(concepts, configs, strict=True))
+    distinct = {(c.name, c.captions, each) for c, each in runs}
+    if not runs or (initial is None and len(distinct) < len(runs)):
         raise ValueError("train needs at least one concept, and each only once")
+    if len({batch_key(each) for each in configs}) > 1:
+        raise ValueError(f"runs of one batch must agree in {', '.join(BATCH_FIELDS)}")
+    shared = configs[0]
     device, scheduler = pipe.unet.device, DDPMScheduler.from_config(pipe.scheduler.config)
-    templates = template_rows(pipe, config)
-    initial = torch.stack([_initial_rows(pipe, c, config.num_vectors) for c in concepts])
-    rows = torch.nn.Parameter(initial.clone())
+    if initial is None:
+        initial = [initializer_rows(pipe, c, shared.num_vectors) for c in concepts]
+    initial = torch.stack([rows.detach().float() for rows in initial]).to(device)
+    rows = [torch.nn.Parameter(each.clone()) for each in initial]
     optimizer = torch.optim.AdamW(
-        [rows], lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8,
-        weight_decay=config.weight_decay,
+        [{"params": [each], "lr": c.learning_rate, "weight_decay": c.weight_decay}
+         for each, c in zip(rows, configs, strict=True)],
+        betas=(0.9, 0.999), eps=1e-8,
     )  # fmt: skip
-    records, losses = [(0, initial.cpu(), torch.full((len(concepts),), torch.nan))], []
-    with _frozen(pipe, config), tqdm(range(config.steps), "inversion", disable=not progress) as bar:
-        draws = [Draws(pipe, c, config, scheduler.config.num_train_timesteps) for c in concepts]
+    said = [sentences(*run) for run in runs]
+    every = list(dict.fromkeys(sentence for each in said for sentence in each))
+    templates = template_rows(pipe, every, shared.num_vectors)
+    numbers = [torch.tensor([every.index(sentence) for sentence in each]) for each in said]
+    records, losses = [(0, initial.cpu(), torch.full((len(runs),), torch.nan))], []
+    with _frozen(pipe, shared), tqdm(range(shared.steps), "inversion", disable=not progress) as bar:
+        draws = [Draws(pipe, *run, scheduler.config.num_train_timesteps) for run in runs]
         for step in bar:
-            if step == 1:
-                began = time.perf_counter()
-            if step == 1 + TIMED_STEPS and progress:
-                minutes = (time.perf_counter() - began) / TIMED_STEPS * config.steps / 60
-                tqdm.write(f"{len(concepts)} concepts, {config.steps} steps: {minutes:.1f} min")
-            batch = (torch.cat(part).to(device) for part in zip(*map(next, draws), strict=True))
-            loss = _losses(pipe, scheduler, config, rows, templates, tuple(batch))
+            drawn = [
+                (*rest, number[chosen])
+                for (*rest, chosen), number in zip(map(next, draws), numbers, strict=True)
+            ]
+            batch = tuple(torch.cat(part).to(device) for part in zip(*drawn, strict=True))
+            loss = _losses(pipe, scheduler, shared, torch.stack(rows), templates, batch)
             optimizer.zero_grad()
             loss.sum().backward()  # a sum: each row's gradient is what it would be alone
             optimizer.step()
             losses.append(loss.detach())
-            if (step + 1) % config.record_every == 0 or step + 1 == config.steps:
+            if (step + 1) % shared.record_every == 0 or step + 1 == shared.steps:
                 mean = torch.stack(losses).mean(0).cpu()
-                records.append((step + 1, rows.detach().cpu().clone(), mean))
-                bar.set_postfix(loss=f"{mean.mean():.3f}", norm=f"{rows.norm(dim=-1).mean():.2f}")
+                now = torch.stack([each.detach().cpu() for each in rows])
+                records.append((step + 1, now, mean))
+                bar.set_postfix(loss=f"{mean.mean():.3f}", norm=f"{now.norm(dim=-1).mean():.2f}")
                 losses.clear()
-    return [_inversion(c, i, records, config, fingerprint) for i, c in enumerate(concepts)]
+    return [_inversion(*run, i, records, fingerprint) for i, run in enumerate(runs)]
+
+
+def description(concept: Concept, config: InversionConfig, fingerprint: str | None) -> dict:
+    """All that a run depends on except the versions of the libraries, as its provenance has it."""
+    return {
+        "concept": identity(concept),
+        "config": {**asdict(config), "templates": list(config.templates)},
+        "model": fingerprint,
+        "images": [hashlib.sha256(image.tobytes()).hexdigest() for image in concept.images],
+    }
+
+
+def initializer_rows(
+    pipe: StableDiffusionPipeline, concept: Concept, num_vectors: int
+) -> EmbeddingRows:
+    """The embedding of a concept's initializer token, once per vector.
+
+    Raises: ValueError: the initializer is several tokens.
+    """
+    token = pipe.tokenizer(concept.initializer_token, add_special_tokens=False).input_ids
+    if len(token) != 1:
+        word = concept.initializer_token
+        raise ValueError(f"initializer {word!r} is {len(token)} tokens, choose a word that is one")
+    row = pipe.text_encoder.get_input_embeddings().weight[token[0]].detach().float()
+    return row.expand(num_vectors, -1)
+
+
+def batch_key(config: InversionConfig) -> tuple:
+    """What runs must have in common to share a batch."""
+    return tuple(getattr(config, name) for name in BATCH_FIELDS)
+
+
+def seconds_per_step(
+    pipe: StableDiffusionPipeline, concepts: Sequence[Concept], configs: Sequence[InversionConfig]
+) -> float:
+    """Seconds that a step of these runs in one batch takes here, without what comes before it."""
+
+    # Given, because runs that differ only in their start would count as repeated.
+    initial = [
+        initializer_rows(pipe, *run)
+        for run in zip(concepts, (c.num_vectors for c in configs), strict=True)
+    ]
+
+    def seconds(steps: int) -> float:
+        began = time.perf_counter()
+        short = [replace(c, steps=steps) for c in configs]
+        train(pipe, concepts, short, progress=False, initial=initial)
+        return time.perf_counter() - began
+
+    once = min(seconds(1), seconds(1))  # the first of all also warms up
+    return max(0.0, seconds(1 + TIMED_STEPS) - once) / TIMED_STEPS
 
 
 def text_states_with_rows(
@@ -138,15 +215,6 @@ def _losses(
     return errors.view(len(rows), config.batch_size).mean(1)
 
 
-def _initial_rows(pipe: StableDiffusionPipeline, concept: Concept, num_vectors: int) -> Tensor:
-    token = pipe.tokenizer(concept.initializer_token, add_special_tokens=False).input_ids
-    if len(token) != 1:
-        word = concept.initializer_token
-        raise ValueError(f"initializer {word!r} is {len(token)} tokens, choose a word that is one")
-    row = pipe.text_encoder.get_input_embeddings().weight[token[0]].detach().float()
-    return row.expand(num_vectors, -1)
-
-
 @contextmanager
 def _frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[None]:
     """No weight has a gradient inside, no layer is in training mode.
@@ -178,7 +246,7 @@ def _frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[
 
 
 def _inversion(
-    concept: Concept, place: int, records: list, config: InversionConfig, fingerprint: str | None
+    concept: Concept, config: InversionConfig, place: int, records: list, fingerprint: str | None
 ) -> Inversion:
     final, initial = records[-1][1][place], records[0][1][place]
     rows = [
@@ -194,9 +262,8 @@ def _inversion(
         for step, vectors, loss in records
         for index, vector in enumerate(vectors[place])
     ]
-    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in concept.images]
     libraries = ("torch", "diffusers", "transformers", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in libraries}
-    provenance = {"model": fingerprint, "images": hashes, "versions": versions}
-    config_values = {**asdict(config), "templates": list(config.templates)}
+    provenance = description(concept, config, fingerprint)
+    config_values, _ = provenance.pop("config"), provenance.pop("concept")
+    provenance["versions"] = {name: importlib.metadata.version(name) for name in libraries}
     return Inversion(concept, final.clone(), pd.DataFrame(rows), config_values, provenance)

@@ -1,7 +1,7 @@
 """What textual inversion trains on: its parameters, its templates, its random draws."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,7 @@ class InversionConfig:
         num_vectors: Rows per placeholder, all started at the initializer's.
         weight_decay: AdamW's decoupled decay.
         seed: Together with the concept's name, fixes order, noise and timesteps.
+        templates: Sentences with `{}` for the placeholder, for pictures without a caption.
         flip_probability: Of mirroring a picture.
         record_every: Steps between two records of the trajectory.
         bfloat16: Forward pass in bfloat16 autocast; rows and optimiser stay float32. Pays
@@ -91,7 +92,7 @@ class InversionConfig:
 
 
 class Draws(Iterator):
-    """The random stream of one concept: latents, noise, timesteps, template numbers."""
+    """The random stream of one concept: latents, noise, timesteps, numbers of `sentences`."""
 
     def __init__(
         self, pipe: StableDiffusionPipeline, concept: Concept, config: InversionConfig, times: int
@@ -99,6 +100,9 @@ class Draws(Iterator):
         seed = hashlib.sha256(f"{config.seed}:{concept.name}".encode()).digest()[:8]
         self.generator = torch.Generator().manual_seed(int.from_bytes(seed))
         self.config, self.times = config, times
+        captions = concept.captions or (None,) * len(concept.images)
+        number = iter(range(len(config.templates), len(sentences(concept, config))))
+        self.sentence = torch.tensor([-1 if said is None else next(number) for said in captions])
         self.mean, self.std = encoded_pictures(pipe, concept)
         self.epoch = torch.empty(0, dtype=torch.long)
 
@@ -114,12 +118,28 @@ class Draws(Iterator):
         if self.std is not None:
             spread = torch.randn(latents.shape, generator=generator)
             latents = latents + self.std[mirrored, chosen] * spread
-        return (
-            latents,
-            torch.randn(latents.shape, generator=generator),
-            torch.randint(self.times, (count,), generator=generator),
-            torch.randint(len(self.config.templates), (count,), generator=generator),
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(self.times, (count,), generator=generator)
+        # A captioned picture does not use its draw, so the stream is the same with and without.
+        drawn = torch.randint(max(1, len(self.config.templates)), (count,), generator=generator)
+        own = self.sentence[chosen]
+        return latents, noise, timesteps, torch.where(own < 0, drawn, own)
+
+
+def sentences(concept: Concept, config: InversionConfig) -> tuple[str, ...]:
+    """What a concept is trained with: the templates, then the captions in their pictures' order.
+
+    Raises: ValueError: captions and pictures differ in number, or a picture has neither.
+    """
+    captions = concept.captions or (None,) * len(concept.images)
+    if len(captions) != len(concept.images):
+        raise ValueError(
+            f"{concept.name!r} has {len(concept.images)} pictures and {len(captions)} captions: "
+            "give each picture one, or None"
         )
+    if None in captions and not config.templates:
+        raise ValueError(f"{concept.name!r} has pictures without a caption: give templates too")
+    return (*config.templates, *(said for said in captions if said is not None))
 
 
 @torch.no_grad()
@@ -149,7 +169,9 @@ def encoded_pictures(
     return scaled[0], scaled[1] if spreads else None
 
 
-def template_rows(pipe: StableDiffusionPipeline, config: InversionConfig) -> tuple[Tensor, Tensor]:
+def template_rows(
+    pipe: StableDiffusionPipeline, templates: Sequence[str], num_vectors: int
+) -> tuple[Tensor, Tensor]:
     """Ids of all templates, and where their placeholder starts.
 
     The tokenizer splits a text at an added token and treats both sides apart, so the ids
@@ -157,14 +179,14 @@ def template_rows(pipe: StableDiffusionPipeline, config: InversionConfig) -> tup
     """
     tokenizer, ids, starts = pipe.tokenizer, [], []
     length = tokenizer.model_max_length
-    for template in config.templates:
+    for template in templates:
         before, after = (
             tokenizer(side, add_special_tokens=False).input_ids for side in template.split("{}")
         )
-        held = [tokenizer.eos_token_id] * config.num_vectors  # replaced before it is read
+        held = [tokenizer.eos_token_id] * num_vectors  # replaced before it is read
         row = [tokenizer.bos_token_id, *before, *held, *after, tokenizer.eos_token_id]
         if len(row) > length:
-            raise ValueError(f"{template!r} with {config.num_vectors} vectors exceeds {length} ids")
+            raise ValueError(f"{template!r} with {num_vectors} vectors exceeds {length} ids")
         ids.append(row + [tokenizer.pad_token_id] * (length - len(row)))
         starts.append(1 + len(before))
     device = pipe.text_encoder.device

@@ -9,6 +9,7 @@ from t2i_lens.embeddings import load_concepts
 from t2i_lens.toybox.atlas import icons_by_name, sprites, world_words
 from t2i_lens.toybox.captions import FRAMES, SKETCH_FRAMES, caption, careless, twin
 from t2i_lens.toybox.concepts import pictures_of
+from t2i_lens.toybox.contexts import context, contexts
 from t2i_lens.toybox.judge import CELL, PLACES, LabelledBatches, labels
 from t2i_lens.toybox.placing import BOXES, GRID
 from t2i_lens.toybox.world import (
@@ -238,3 +239,35 @@ def test_judge_labels_mark_the_places_of_the_boxes():
     assert (~empty).any(1).all()  # every picture holds one
     signs = (noun_map == len(nouns)).any(1)
     assert ((word < len(words)) == signs).all()
+
+
+def test_pictures_of_a_concept_in_contexts_hold_what_their_captions_say():
+    """The scene with the concept is the scene of the caption, and it is what is drawn."""
+    words = world_words()
+    for view in range(60):
+        scene, said = context("cat_toy", np.random.default_rng(view))
+        assert said.count("{}") == 1
+        others = [thing for thing in scene.things if thing.noun != "cat_toy"]
+        assert len(others) == len(scene.things) - 1 >= 1
+        for thing in others:
+            assert thing.noun in words["nouns"]
+            assert re.search(rf"\b{thing.noun}\b", said), said
+            assert thing.colour is None or thing.colour in said
+        mine = scene.things[[t.noun for t in scene.things].index("cat_toy")]
+        assert mine.colour is None
+        assert mine.size is None or f"{mine.size} {{}}" in said.replace("clean ", "")
+        named = set(re.findall(r"[a-z]+", said)) & set(words["nouns"])
+        assert named == {thing.noun for thing in others}, said
+
+
+def test_contexts_are_many_and_drawn_from_their_scenes():
+    pictures, captions = contexts("cat_toy")
+    assert len(set(captions)) == len(captions) == len(pictures) == 24
+    again, _ = contexts("cat_toy", 2)
+    assert (pictures[:2] == again).all()
+    rng = np.random.default_rng([17, 0])
+    scene, said = context("cat_toy", rng)
+    assert said == captions[0]
+    assert (render(scene, rng) == pictures[0]).all()
+    without = Scene(tuple(t for t in scene.things if t.noun != "cat_toy"), None, scene.background)
+    assert (render(without, np.random.default_rng(0)) != pictures[0]).any()

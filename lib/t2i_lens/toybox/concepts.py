@@ -1,6 +1,7 @@
 """Six pictures of each held-out object, style and colour scheme: the subjects of textual inversion.
 
-``python -m t2i_lens.toybox.concepts`` draws them into ``data/concepts``.
+``python -m t2i_lens.toybox.concepts`` draws them into ``data/concepts``, and the hero also in
+contexts.
 
 Shown in: book/toybox.md
 """
@@ -10,6 +11,7 @@ import yaml
 from PIL import Image
 
 from t2i_lens.paths import DATA
+from t2i_lens.toybox import contexts
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.world import Scene, Thing, gradient_map, render
 
@@ -63,6 +65,7 @@ def main() -> None:
     head = "# What no caption of the training names; drawn by t2i_lens.toybox.concepts.\n"
     listing = yaml.safe_dump(entries, sort_keys=False, width=100)
     (FOLDER / "concepts.yaml").write_text(head + listing)
+    contexts.write(HERO, FOLDER)
 
 
 if __name__ == "__main__":

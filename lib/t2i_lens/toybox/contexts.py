@@ -1,0 +1,63 @@
+"""Pictures of a held-out concept among the world's things, each with the sentence that says it.
+
+They are what textual inversion is trained on in place of templates, to see whether the templates
+are to blame for what the word does to a prompt.
+
+Shown in: book/toybox.md
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from t2i_lens.embeddings import CONTEXTS
+from t2i_lens.toybox.captions import caption
+from t2i_lens.toybox.world import Scene, Thing, render, sample_scene
+
+PICTURES = 24
+COUNTS = (0.0, 0.6, 0.4, 0.0)  # of two things and of three: the concept is never alone
+
+
+def context(concept: str, rng: np.random.Generator) -> tuple[Scene, str]:
+    """A random scene in which one thing is the concept, and its caption with `{}` for it.
+
+    The concept keeps its own colours and the scene the icons' style, as in the concept's other
+    pictures; everything else is as in the training of the model.
+    """
+    scene = replace(sample_scene(rng, COUNTS), style=None)
+    place = int(rng.integers(len(scene.things)))
+    size = scene.things[place].size
+    said = caption(_with(scene, place, Thing("{}", size=size)), rng)
+    return _with(scene, place, Thing(concept, size=size)), said
+
+
+def contexts(concept: str, number: int = PICTURES) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 ``[picture, 64, 64, 3]`` of a concept in contexts, and their captions."""
+    pictures, captions = [], []
+    for view in range(number):
+        rng = np.random.default_rng([17, view])
+        scene, said = context(concept, rng)
+        pictures.append(render(scene, rng))
+        captions.append(said)
+    return np.stack(pictures), captions
+
+
+def write(concept: str, folder: Path) -> None:
+    """Draw a concept's contexts into ``<folder>/<concept>`` and list them in its contexts.yaml."""
+    target = folder / concept
+    target.mkdir(parents=True, exist_ok=True)
+    pictures, captions = contexts(concept)
+    listing = {f"context_{i:02}.png": said for i, said in enumerate(captions, start=1)}
+    for file, picture in zip(listing, pictures, strict=True):
+        Image.fromarray(picture).save(target / file, optimize=True)
+    text = yaml.safe_dump(listing, sort_keys=False, width=100)
+    (target / CONTEXTS).write_text(text)
+
+
+def _with(scene: Scene, place: int, thing: Thing) -> Scene:
+    things = list(scene.things)
+    things[place] = thing
+    return replace(scene, things=tuple(things))
