@@ -65,6 +65,7 @@ def make_project(root: Path) -> Project:
     for name in ("_config.yml", "references.bib", "_ext"):
         source, target = REPOSITORY / "book" / name, root / "book" / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    shutil.copy(REPOSITORY / "notebooks" / "Snakefile", root / "notebooks")
     contents = "".join(
         f"      - file: {name}\n" for name in ("chapters/01_tiny", "scoreboard", "bibliography")
     )

@@ -42,13 +42,36 @@ def run(
     parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value")] = None,
 ) -> None:
     """Execute one notebook with parameters of your choice, apart from the book."""
-    file = execute.NOTEBOOKS / f"{Path(notebook).stem}.ipynb"
-    if not file.exists():
-        known = ", ".join(job.notebook.stem for job in execute.chapters())
-        raise execute.RunError(f"no notebook '{notebook}'; there are: {known}")
+    file = execute.find(notebook)
     job = execute.trial(file, check(file, parameter or []))
     executed = execute.execute([job], Console())
     print(f"{job.executed}{'' if executed else ' is up to date'}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sweep(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="YAML, such as notebooks/sweeps/norms.yaml")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it costs")] = False,
+) -> None:
+    """Run a grid of notebooks and gather their claims; other options go to Snakemake.
+
+    Without any, it uses the cores of this machine; `--executor slurm --jobs 20` uses a cluster.
+    """
+    from t2i_lens import sweep as grid
+    from t2i_lens import sweep_table
+
+    plan = grid.plan(config)
+    print(plan.cost(), flush=True)
+    if dry_run:
+        return
+    grid.launch(plan, context.args)
+    rows = sweep_table.gather(plan)
+    table, page = sweep_table.save(rows, plan)
+    undone = rows[rows["status"] != "done"]["cell"].nunique()
+    print(f"{table}\n{page}")
+    if undone:
+        raise execute.RunError(f"{undone} of {len(plan.jobs)} runs are missing, see {page}")
 
 
 @claims_app.callback()

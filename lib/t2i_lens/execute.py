@@ -32,6 +32,8 @@ EXECUTED = "notebook.ipynb"
 STAMP = "stamp.json"
 # Recorded claims are what a run is compared with, and the manifest only describes the rest.
 NOT_INPUTS = ("results", "manifest.yaml")
+# The engine of sweeps decides where and when a notebook runs, not what it measures.
+NOT_LOCKS = ("requirements-sweep.lock",)
 
 
 class RunError(RuntimeError):
@@ -65,35 +67,58 @@ def chapters(profile: str = "toybox") -> list[Job]:
     ]
 
 
+def find(name: str) -> Path:
+    """The notebook of a name, which may carry a folder and a suffix.
+
+    Raises: RunError: there is none.
+    """
+    file = NOTEBOOKS / f"{Path(name).stem}.ipynb"
+    if not file.exists():
+        known = ", ".join(file.stem for file in sorted(NOTEBOOKS.glob("*.ipynb")))
+        raise RunError(f"no notebook '{name}'; there are: {known}")
+    return file
+
+
 def trial(notebook: Path, parameters: Mapping[str, Any]) -> Job:
     """A job apart from the book, in a folder of its own for each choice of parameters."""
     choice = digest(json.dumps(parameters, sort_keys=True).encode())[:8]
     return Job(notebook, BUILD / "trials" / f"{notebook.stem}-{choice}", parameters)
 
 
-def fingerprint(job: Job) -> str:
-    """Hash of all that a run depends on.
+def inputs(notebook: Path) -> str:
+    """Hash of all that every run of a notebook depends on, whatever its parameters.
 
-    The notebook and its parameters, the library modules that it imports, directly or not, the
-    pinned versions, and the files below `data/`.
+    The notebook, the library modules that it imports, directly or not, the pinned versions, and
+    the files below `data/`.
 
     Raises: RunError: the notebook is not readable.
     """
     try:
-        cells = json.loads(job.notebook.read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         code = [ast.parse("".join(c["source"])) for c in cells if c["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        raise RunError(f"{job.notebook.name} cannot be read as a notebook: {error}") from None
+        raise RunError(f"{notebook.name} cannot be read as a notebook: {error}") from None
     modules = closure(set().union(*(imports(ast.unparse(tree)) for tree in code)))
+    locks = [f for f in sorted((ROOT / "lib").glob("*.lock")) if f.name not in NOT_LOCKS]
     data = [
         path
         for path in sorted(DATA.rglob("*"))
         if path.is_file() and path.relative_to(DATA).parts[0] not in NOT_INPUTS
     ]
-    total = hashlib.sha256(json.dumps(dict(job.parameters), sort_keys=True).encode())
-    for file in [job.notebook, *modules, *sorted((ROOT / "lib").glob("*.lock")), *data]:
+    total = hashlib.sha256()
+    for file in [notebook, *modules, *locks, *data]:
         total.update(f"{file.name} {sha256(file)}\n".encode())
     return total.hexdigest()
+
+
+def fingerprint(job: Job, made_from: str | None = None) -> str:
+    """Hash of all that a run depends on: the notebook's `inputs` and the job's parameters.
+
+    Args: made_from: The `inputs`, where they are known already: many jobs share them.
+    Raises: RunError: the notebook is not readable.
+    """
+    parameters = json.dumps(dict(job.parameters), sort_keys=True)
+    return digest(f"{made_from or inputs(job.notebook)} {parameters}".encode())
 
 
 def outdated(job: Job, now: str) -> str | None:
@@ -116,9 +141,10 @@ def outdated(job: Job, now: str) -> str | None:
     return None
 
 
-def execute(jobs: Sequence[Job], console: Console) -> list[Job]:
+def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -> list[Job]:
     """Make every run that is out of date, side by side, and say so; the others are left alone.
 
+    Args: threads: Of each notebook; by default, the machine's cores are shared out.
     Returns: The jobs that were executed.
     Raises: RunError: some failed. Those that succeeded are kept; of a failed one nothing is, but
         its notebook for reading, below `build/failed`.
@@ -133,7 +159,7 @@ def execute(jobs: Sequence[Job], console: Console) -> list[Job]:
     for folder in ("tmp", "failed"):
         (BUILD / folder).mkdir(parents=True, exist_ok=True)
     workers = min(len(waiting), os.cpu_count() or 1)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
     with (
         tempfile.TemporaryDirectory(dir=BUILD / "tmp") as temporary,
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
@@ -151,7 +177,7 @@ def execute(jobs: Sequence[Job], console: Console) -> list[Job]:
                 _settle(job, folders[job], prints[job.target])
             else:
                 errors.append(message)
-                kept = BUILD / "failed" / job.notebook.name
+                kept = BUILD / "failed" / f"{job.target.name}.ipynb"
                 if (folders[job] / EXECUTED).exists():
                     os.replace(folders[job] / EXECUTED, kept)
                     errors[-1] += f" (see {kept.relative_to(BUILD.parent)})"

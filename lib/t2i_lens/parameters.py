@@ -4,7 +4,7 @@ papermill only warns about a parameter that a notebook does not have, and does n
 a typing error would run the defaults.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,17 @@ def declared(notebook: Path) -> dict[str, str]:
     return {name: entry["inferred_type_name"] for name, entry in found.items()}
 
 
-def check(notebook: Path, given: Sequence[str]) -> dict[str, Any]:
+def check(
+    notebook: Path, given: Sequence[str], types: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What `name=value` texts mean, each read as the type that the notebook declares.
 
+    Args: types: What the notebook has `declared`, where it is known already.
     Raises: ParameterError: no such parameter, not of its type, given twice, or no `=`.
     """
     if not given:
         return {}
-    types, values = declared(notebook), {}
+    types, values = declared(notebook) if types is None else types, {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
