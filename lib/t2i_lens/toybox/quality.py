@@ -15,9 +15,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
 
 from t2i_lens import profiles
 from t2i_lens.sampling import generate
+from t2i_lens.text_attention import bos_mass, read_text
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.captions import caption
 from t2i_lens.toybox.card import write_card
@@ -121,6 +123,21 @@ def text_quality(pair: ContrastivePair, pipe: StableDiffusionPipeline, seed: int
         "zero_shot_noun_plain_all": hits(plain),
         "retrieval_at_1_of_256": share((ranks == torch.arange(256)).numpy()),
     }
+
+
+def bos_attention(pipe: StableDiffusionPipeline, prompts: int = 256, seed: int = 105) -> dict:
+    """Attention paid to BOS in each text layer, mean over heads; 95 % t-intervals over prompts."""
+    rng = np.random.default_rng(seed)
+    reading = read_text(pipe, [caption(sample_scene(rng)) for _ in range(prompts)])
+    masses = torch.stack(
+        [bos_mass(p, row.eos) for p, row in zip(reading.patterns, reading.rows, strict=True)]
+    ).mean(-1)
+    result = {}
+    for layer, values in zip(reading.layers, masses.T.numpy(), strict=True):
+        low, high = DescrStatsW(values).tconfint_mean()
+        figure = {"value": float(values.mean()), "interval": [float(low), float(high)]}
+        result[f"attention_to_BOS_in_layer_{layer + 1}"] = figure | {"n": prompts}
+    return result
 
 
 def coloured_pair(rng: np.random.Generator) -> Scene:
@@ -268,7 +285,7 @@ def main() -> None:
     quality = {
         "weights": profiles.fingerprint(profile),
         "judge": judge_quality(judge),
-        "text_encoder": text_quality(load_pair(pipe), pipe),
+        "text_encoder": text_quality(load_pair(pipe), pipe) | bos_attention(pipe),
         "drawing": drawing,
     }
     (TOYBOX / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")

@@ -24,7 +24,8 @@ WIDE_SHARE = 0.25  # of the contrastive pairs: one object from the wide nouns
 TWIN_SHARE = 0.2  # of the contrastive draws: a scene and one that differs in one thing
 LATENT_NOISE = 0.1  # the decoder learns to forgive what the U-Net gets slightly wrong
 MIN_SNR_GAMMA = 5.0
-RAREST = 0.15  # least probability of a timestep, relative to the most likely
+SNR_FLOOR = 0.15  # what a caption decides is decided in noise that the plain weights neglect
+RAREST, MOST = 0.15, 3.0  # least and greatest weight that is met by drawing a timestep more often
 ALIGNMENT = 0.5  # weight of the loss that ties the U-Net's middle to the picture tower
 
 
@@ -223,7 +224,7 @@ def train_unet(
     folder: Path, pool: tuple[torch.Tensor, ...], empty: torch.Tensor,
     schedule: Schedule, device: torch.device, initial: dict | None = None,
 ) -> UNet2DConditionModel:  # fmt: skip
-    """Epsilon prediction with min-SNR weights, 10 % caption drop-out, and ``AlignedUNet``'s loss.
+    """Epsilon prediction with min-SNR weights and a floor, 10 % caption drop-out, ``AlignedUNet``.
 
     Args:
         pool: From ``encode_pool``.
@@ -231,10 +232,12 @@ def train_unet(
     """
     scheduler = models.build_scheduler()
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    weight = snr.clamp(max=MIN_SNR_GAMMA) / snr
-    # Timesteps that hardly count are drawn less often, and count for more when they are: the same
-    # objective with less work.
-    drawn = weight.clamp(min=RAREST) / weight.clamp(min=RAREST).sum()
+    # Of the error of the picture; of the noise's error it is that by the SNR.
+    weight = snr.clamp(SNR_FLOOR, MIN_SNR_GAMMA) / snr
+    # Timesteps that hardly count are drawn less often, and count for more when they are; those
+    # that count most the other way round: the same objective with less work and less noise.
+    drawn = weight.clamp(RAREST, MOST)
+    drawn = drawn / drawn.sum()
     cumulated, weight = drawn.cumsum(0), (weight / drawn / len(drawn)).to(device)
     empty = empty.to(device)
 
@@ -256,8 +259,10 @@ def train_unet(
         # Without its caption nobody can guess what a noisy picture shows.
         apart = (apart.mean(1) * ~dropped).mean()
         figures = {"mse": float(error.mean().detach()), "apart": float(apart.detach())}
-        return (error * weight[timesteps]).mean() + ALIGNMENT * apart, figures
+        return (error * weight[timesteps]).mean() + alignment * apart, figures
 
+    # It helps at the beginning; later it competes.
+    alignment = ALIGNMENT if initial is None else 0.0
     model = AlignedUNet()
     if initial is not None:
         model.unet.load_state_dict(initial)
