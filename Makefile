@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke book quality inversions record bench clean
+.PHONY: help env lint test smoke offline book sweep quality inversions record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,6 +10,7 @@ LOCKS := lib/requirements.lock lib/requirements-no-deps.lock
 LOCKED := .venv/.locked-$(shell cat $(LOCKS) | cksum | cut -d' ' -f1)
 READY := $(LOCKED)-$(shell cksum < lib/pyproject.toml | cut -d' ' -f1)
 PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
+ENGINE := .venv-sweep/.locked-$(shell cksum < lib/requirements-sweep.lock | cut -d' ' -f1)
 SOURCES := lib tests notebooks book/_ext
 
 help: ## list the targets
@@ -28,14 +29,26 @@ $(READY): $(LOCKED) lib/pyproject.toml
 	$(PIP) install -q --no-deps --no-build-isolation -e lib
 	@touch $@
 
+$(ENGINE): lib/requirements-sweep.lock
+	$(PYTHON) -m venv --clear --without-pip .venv-sweep
+	$(PYTHON) -m pip --python .venv-sweep/bin/python --disable-pip-version-check install -q \
+	  --progress-bar off -r lib/requirements-sweep.lock
+	@touch $@
+
 book: $(READY) ## execute the notebooks that are out of date and build build/book/index.html
 	@$(BIN)/t2i-lens book
 
-test: $(READY) ## all tests; executes every notebook anew and compares its claims
+sweep: $(READY) $(ENGINE) ## a grid of runs by notebooks/Snakefile: CONFIG=notebooks/sweeps/norms.yaml ARGS="--executor slurm --jobs 20"
+	@$(BIN)/t2i-lens sweep $(CONFIG) $(ARGS)
+
+test: $(READY) $(ENGINE) ## all tests; executes every notebook anew and compares its claims
 	$(BIN)/python -m pytest
 
 smoke: $(READY) ## the quick tests only
 	$(BIN)/python -m pytest -m "not notebooks"
+
+offline: $(READY) ## the quick tests with the network cut off
+	tests/offline/run.sh $(BIN)/python -m "not notebooks"
 
 lint: $(READY) ## style, import order of the modules, notebooks without outputs
 	$(BIN)/ruff check --config lib/pyproject.toml $(SOURCES)

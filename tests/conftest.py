@@ -53,7 +53,9 @@ class Project:
         first.id = "parameters"
         code = [nbformat.v4.new_code_cell(cell, id=f"cell-{i}") for i, cell in enumerate(cells)]
         last = nbformat.v4.new_code_cell(finish, id="finish")
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(cells=[first, *code, last])
+        notebook.metadata.kernelspec = kernel
         file = self.root / "notebooks" / f"{name}.ipynb"
         nbformat.write(notebook, file)
         return file

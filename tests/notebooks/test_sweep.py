@@ -13,7 +13,7 @@ INSTALLED = shutil.which("snakemake", path=os.pathsep.join([str(ENGINE), os.envi
 
 pytestmark = [
     pytest.mark.notebooks,
-    pytest.mark.skipif(INSTALLED is None, reason="snakemake is in .venv-sweep: make .venv-sweep"),
+    pytest.mark.skipif(INSTALLED is None, reason="make test installs snakemake in .venv-sweep"),
 ]
 
 # Fails where the run before it, with the same seed, did not leave a mark.

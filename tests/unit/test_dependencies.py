@@ -11,11 +11,13 @@ from packaging.utils import canonicalize_name
 from t2i_lens.paths import ROOT
 
 LOCKS = ("requirements.lock", "requirements-no-deps.lock")
+# The engine of sweeps is installed apart from all others.
+APART = {"sweep": ("requirements-sweep.lock",)}
 
 
-def locked() -> dict[str, str]:
+def locked(locks=LOCKS) -> dict[str, str]:
     pins = {}
-    for lock in LOCKS:
+    for lock in locks:
         for line in (ROOT / "lib" / lock).read_text().splitlines():
             line = line.split("#")[0].strip()
             if line:
@@ -26,22 +28,23 @@ def locked() -> dict[str, str]:
     return pins
 
 
-def declared() -> list[Requirement]:
+def declared() -> list[tuple[str, Requirement]]:
+    """Each requirement and the extra that it is of."""
     project = tomllib.loads((ROOT / "lib" / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    return [Requirement(text) for group in [project["dependencies"], *extras] for text in group]
+    groups = {"": project["dependencies"]} | project["optional-dependencies"]
+    return [(extra, Requirement(text)) for extra, texts in groups.items() for text in texts]
 
 
-@pytest.mark.parametrize("requirement", declared(), ids=lambda requirement: requirement.name)
-def test_every_declared_range_holds_the_locked_version(requirement):
-    pins = locked()
+@pytest.mark.parametrize(("extra", "requirement"), declared(), ids=lambda x: getattr(x, "name", x))
+def test_every_declared_range_holds_the_locked_version(extra, requirement):
+    pins = locked(APART.get(extra, LOCKS))
     name = canonicalize_name(requirement.name)
     assert name in pins, f"{name} is not in the lock"
     assert requirement.specifier.contains(pins[name]), f"{requirement} does not hold {pins[name]}"
 
 
 def test_a_hosted_runtime_keeps_its_own_torch_numpy_and_pandas():
-    for requirement in declared():
+    for _, requirement in declared():
         if requirement.name in ("torch", "numpy", "pandas"):
             assert {s.operator for s in requirement.specifier} <= {">="}, requirement
 
