@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from t2i_lens.shapes import ImageGrid, Latents, TextStates
-from t2i_lens.tokens import encode
+from t2i_lens.shapes import ImageGrid, Latents, Pooled, TextStates
+from t2i_lens.tokens import encode_with, text_towers
+
+SAMPLED = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
 def initial_latents(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     seeds: Sequence[int],
     height: int | None = None,
     width: int | None = None,
@@ -37,21 +39,36 @@ def initial_latents(
 
 @torch.no_grad()
 def text_states(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], batch_size: int = 64
+    pipe: DiffusionPipeline, prompts: Sequence[str], batch_size: int = 64
 ) -> TextStates:
     """Text-encoder output for each prompt, multi-vector placeholders expanded.
 
+    Of SDXL: the states before the last layer of both encoders, side by side.
+
     Raises: ValueError: a prompt is too long (see `tokens.encode`).
     """
-    ids = torch.tensor([encode(pipe, prompt).ids for prompt in prompts])
-    encoder = pipe.text_encoder
-    chunks = ids.to(encoder.device).split(batch_size)
-    return torch.cat([encoder(chunk).last_hidden_state for chunk in chunks])
+    return _encoded(pipe, prompts, batch_size)[0]
+
+
+def _encoded(
+    pipe: DiffusionPipeline, prompts: Sequence[str], batch_size: int = 64
+) -> tuple[TextStates, Pooled | None]:
+    """`text_states`, and SDXL's pooled text."""
+    towers, both = [], isinstance(pipe, StableDiffusionXLPipeline)
+    for tokenizer, encoder in text_towers(pipe):
+        ids = torch.tensor([encode_with(tokenizer, prompt).ids for prompt in prompts])
+        chunks = ids.to(encoder.device).split(batch_size)
+        towers.append([encoder(chunk, output_hidden_states=both) for chunk in chunks])
+    if not both:
+        return torch.cat([output.last_hidden_state for output in towers[0]]), None
+    states = [torch.cat([output.hidden_states[-2] for output in some]) for some in towers]
+    pooled = torch.cat([output.text_embeds for output in towers[-1]])
+    return torch.cat(states, dim=-1), pooled
 
 
 @torch.no_grad()
 def generate(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -65,7 +82,9 @@ def generate(
     what else is in its batch, up to floating-point noise (at most one grey level).
 
     Args:
-        prompts: Texts; the unconditional half is the empty prompt.
+        pipe: Stable Diffusion 1, 2 or XL.
+        prompts: Texts; the unconditional half is the empty prompt (in SDXL, where its
+            configuration says so, zeros).
         seeds: Seeds of the initial latents, nothing else is random.
         guidance_scale: Classifier-free guidance; 1 or less switches it off.
         batch_size: Pictures denoised together; costs memory, changes no result.
@@ -74,13 +93,26 @@ def generate(
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed")
+    if not isinstance(pipe, SAMPLED):
+        kind = type(pipe).__name__
+        raise ValueError(f"generate draws with Stable Diffusion 1, 2 and XL, not {kind}")
     unique = list(dict.fromkeys(["", *prompts]))
-    states = dict(zip(unique, text_states(pipe, unique), strict=True))
+    encoded, pooled = _encoded(pipe, unique)
+    if pooled is not None and pipe.config.force_zeros_for_empty_prompt:
+        encoded[0], pooled[0] = 0, 0
+    states = dict(zip(unique, encoded, strict=True))
     latents = initial_latents(pipe, seeds)
     jobs = [(prompt, column) for prompt in prompts for column in range(len(seeds))]
     pictures = []
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
+        extra = {}
+        if pooled is not None:
+            rows = [unique.index(prompt) for prompt, _ in batch]
+            extra = {
+                "pooled_prompt_embeds": pooled[rows],
+                "negative_pooled_prompt_embeds": pooled[[0] * len(batch)],
+            }
         images = pipe(
             prompt_embeds=torch.stack([states[prompt] for prompt, _ in batch]),
             negative_prompt_embeds=states[""].expand(len(batch), -1, -1),
@@ -88,6 +120,7 @@ def generate(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             output_type="np",
+            **extra,
         ).images
         pictures.append(np.round(images * 255).astype(np.uint8))
     flat = np.concatenate(pictures)

@@ -20,8 +20,14 @@ Latents = Float[Tensor, "batch channel latent_height latent_width"]
 # Output of the text encoder after its final norm: the U-Net's `encoder_hidden_states`.
 TextStates = Float[Tensor, "prompt token d_model"]
 
+# SDXL's summary of a prompt: the second text encoder's state at EOS, projected.
+Pooled = Float[Tensor, "prompt d_model"]
+
 # Ids fed to the text encoder: BOS, content, EOS, padding; 77 tokens for CLIP.
 TokenIds = Int[Tensor, "batch token"]
 
 # Rows of the input embedding table that belong to one placeholder.
 EmbeddingRows = Float[Tensor, "vector d_model"]
+
+# The same where there are several text encoders, each with a width of its own.
+TowerRows = Float[Tensor, "vector _"]
