@@ -4,6 +4,7 @@ import hashlib
 import re
 import warnings
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -243,12 +244,12 @@ def _check_layers(profile: ModelProfile, pipe: DiffusionPipeline) -> None:
             f"says {profile.cross_attention_layers}: correct the profile or restore {profile.repo}"
         )
     stated = found if profile.config is None else stated_layers(read_config(profile.config))
-    if found != stated:
-        name = next(name for name in found if name not in stated)
-        raise ValueError(
-            f"denoiser of {profile.name!r} has a layer {name} that data/configs/"
-            f"{profile.config}.json does not state: correct the file or restore {profile.repo}"
-        )
+    for place, (name, expected) in enumerate(zip_longest(found, stated)):
+        if name != expected:
+            raise ValueError(
+                f"cross-attention layer {place} of {profile.name!r} is {name}, data/configs/"
+                f"{profile.config}.json says {expected}: correct the file or restore {profile.repo}"
+            )
 
 
 def _current_commit(profile: ModelProfile) -> str:

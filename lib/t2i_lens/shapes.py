@@ -21,7 +21,7 @@ Latents = Float[Tensor, "batch channel latent_height latent_width"]
 TextStates = Float[Tensor, "prompt token d_model"]
 
 # SDXL's summary of a prompt: the second text encoder's state at EOS, projected.
-Pooled = Float[Tensor, "prompt d_model"]
+Pooled = Float[Tensor, "prompt d_pooled"]
 
 # Ids fed to the text encoder: BOS, content, EOS, padding; 77 tokens for CLIP.
 TokenIds = Int[Tensor, "batch token"]
