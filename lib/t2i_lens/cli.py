@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from t2i_lens import book as pages
-from t2i_lens import claims, execute
+from t2i_lens import claims, embeddings_cli, execute
 from t2i_lens.parameters import check
 from t2i_lens.paths import DATA
 
@@ -17,6 +17,7 @@ from t2i_lens.paths import DATA
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 claims_app = typer.Typer(invoke_without_command=True, help="Claims and what was measured of them.")
 app.add_typer(claims_app, name="claims")
+app.add_typer(embeddings_cli.app, name="embeddings")
 
 
 @app.command()
@@ -167,15 +168,33 @@ def invert(
 
 
 @app.command("profiles")
-def list_profiles() -> None:
+def list_profiles(
+    chapters: Annotated[bool, typer.Option("--chapters", help="chapters × profiles")] = False,
+) -> None:
     """The models that a notebook can be run on."""
-    from t2i_lens.profiles import PROFILES
+    from t2i_lens.profiles import PROFILES, best_device, describe_need, on_device
+    from t2i_lens.support import load_support, reason_against
 
-    table = Table("profile", "repository", "revision", "pictures", "steps", "guidance")
+    if chapters:
+        table, listed = Table("chapter", *PROFILES, "why not the others"), load_support()
+        for chapter in sorted(listed):
+            reasons = [reason_against(chapter, profile, listed) for profile in PROFILES]
+            why = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+            table.add_row(chapter, *("" if reason else "yes" for reason in reasons), why)
+        Console().print(table)
+        return
+    device = best_device()
+    table = Table(
+        "profile", "repository", "commit", "pictures", "steps", "guidance", "layers", "needs"
+    )
     for p in PROFILES.values():
-        size = f"{p.height}×{p.width}"
-        steps, scale = str(p.num_inference_steps), str(p.guidance_scale)
-        table.add_row(p.name, p.repo, p.revision or "", size, steps, scale)
+        repo = p.repo if p.on_hub else str(Path(p.repo).relative_to(DATA.parent))
+        commit = (p.revision or "unpinned")[:12] if p.on_hub else "shipped"
+        here = on_device(p, device)
+        table.add_row(
+            p.name, repo, commit, f"{p.height}×{p.width}", str(p.num_inference_steps),
+            str(p.guidance_scale), str(p.cross_attention_layers), describe_need(here, device),
+        )  # fmt: skip
     Console().print(table)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,13 +14,13 @@ import pandas as pd
 import safetensors.torch
 import torch
 import yaml
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from t2i_lens.paths import DATA
-from t2i_lens.shapes import EmbeddingRows, Images
-from t2i_lens.tokens import add_placeholder
+from t2i_lens.shapes import EmbeddingRows, Images, TowerRows
+from t2i_lens.tokens import add_placeholder, text_towers
 
 Kind = Literal["object", "style", "colour_scheme"]
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for
@@ -199,7 +200,7 @@ def load(folder: Path) -> Inversion:
     )
 
 
-def attach(pipe: StableDiffusionPipeline, inversion: Inversion | Path) -> tuple[int, ...]:
+def attach(pipe: DiffusionPipeline, inversion: Inversion | Path) -> tuple[int, ...]:
     """Puts a trained placeholder into a pipeline; no other row of its table changes.
 
     Args: inversion: Or the folder that `save` wrote.
@@ -208,17 +209,29 @@ def attach(pipe: StableDiffusionPipeline, inversion: Inversion | Path) -> tuple[
     """
     if not isinstance(inversion, Inversion):
         inversion = load(inversion)
-    token, rows = inversion.concept.placeholder_token, inversion.embedding
-    width = pipe.text_encoder.get_input_embeddings().embedding_dim
-    if rows.shape[1] != width:
+    return attach_rows(pipe, inversion.concept.placeholder_token, [inversion.embedding])
+
+
+def attach_rows(pipe: DiffusionPipeline, token: str, rows: Sequence[TowerRows]) -> tuple[int, ...]:
+    """Puts a placeholder with given rows into a pipeline; no other row of its tables changes.
+
+    Args: rows: One array per CLIP tower: one for Stable Diffusion, two for SDXL.
+    Returns: The placeholder's ids, one per vector.
+    Raises: ValueError: the rows do not fit the model, or the name is taken.
+    """
+    tables = [encoder.get_input_embeddings() for _, encoder in text_towers(pipe)]
+    needed = " + ".join(str(table.embedding_dim) for table in tables)
+    given = " + ".join(str(some.shape[1]) for some in rows)
+    if given != needed:
         raise ValueError(
-            f"{token!r} has rows of width {rows.shape[1]}, the model needs {width}: "
+            f"{token!r} has rows of width {given}, the model needs {needed or 'none'}: "
             "attach it to the model it was trained on"
         )
-    ids = add_placeholder(pipe, token, len(rows))
-    weight = pipe.text_encoder.get_input_embeddings().weight
-    with torch.no_grad():
-        weight[list(ids)] = rows.to(weight)
+    ids = add_placeholder(pipe, token, len(rows[0]))
+    for (_, encoder), some in zip(text_towers(pipe), rows, strict=True):
+        weight = encoder.get_input_embeddings().weight
+        with torch.no_grad():
+            weight[list(ids)] = some.to(weight)
     return ids
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from IPython.display import display
 
-from t2i_lens import profiles
+from t2i_lens import profiles, support
 from t2i_lens.claims import MARKS, ClaimError, Record, judge_claim, load_claims, write_records
 from t2i_lens.paths import BUILD
 from t2i_lens.store import Lazy, Result, Store, canonical, versions, write
@@ -32,23 +31,28 @@ class Run:
         notebook: Its name without suffix, such as `01_hero`.
         profile: Name of the model profile.
         parameters: All others, by name.
-        pipe: The profile's pipeline, loaded when first needed; on a GPU if there is one.
+        pipe: The profile's pipeline, loaded when first needed; on `profiles.best_device`.
         records: One per claim measured so far.
     """
 
     def __init__(self, notebook: str, *, profile: str, **parameters: Any):
-        """Raises: ValueError: no such profile. TypeError: a parameter is no plain value."""
+        """Raises:
+        ValueError: no such profile, or the chapter does not run on it (`data/support.yaml`).
+        TypeError: a parameter is no plain value.
+        """
         self._began = time.perf_counter()
         self.notebook, self.profile = notebook, profile
         self.parameters = {key: canonical(value, key) for key, value in parameters.items()}
         self._claims = load_claims()
-        model = profiles.get(profile)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = profiles.best_device()
+        model = self._model = profiles.settle(profiles.get(profile), self.device)
+        support.require(notebook, profile)
         self.pipe = Lazy(lambda: profiles.load(model, self.device), profiles.fingerprint(model))
         self.records: list[Record] = []
         self._store = Store(BUILD / "results")
         settings = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
-        print(f"{notebook} on {short(self.pipe.fingerprint)} ({self.device}): {settings}")
+        need = profiles.describe_need(model, self.device)
+        print(f"{notebook} on {short(self.pipe.fingerprint)} ({need}): {settings}")
 
     def cached(self, name: str, function: Callable[..., Result], **kwargs: Any) -> Result:
         """`function(**kwargs)`, kept on disk; see `store.Store.cached`."""
@@ -135,6 +139,8 @@ class Run:
             "notebook": self.notebook,
             "profile": self.profile,
             "model": self.pipe.fingerprint,
+            "revision": self._model.revision,
+            "pinned": self._model.pinned,
             "parameters": self.parameters,
             "device": self.device,
             "python": platform.python_version(),

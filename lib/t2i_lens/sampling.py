@@ -5,18 +5,20 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from t2i_lens.cross_attention import Recorder
 from t2i_lens.edits import Edit
 from t2i_lens.hooks import edited_cross_attention
-from t2i_lens.shapes import ImageGrid, Latents, TextStates
+from t2i_lens.shapes import ImageGrid, Latents, Pooled, TextStates
 from t2i_lens.text_hooks import edited_text_encoder
-from t2i_lens.tokens import encode
+from t2i_lens.tokens import encode, encode_with, text_towers
+
+SAMPLED = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
 def initial_latents(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     seeds: Sequence[int],
     height: int | None = None,
     width: int | None = None,
@@ -42,7 +44,7 @@ def initial_latents(
 
 @torch.no_grad()
 def text_states(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prompts: Sequence[str],
     batch_size: int = 64,
     *,
@@ -50,24 +52,45 @@ def text_states(
 ) -> TextStates:
     """Text-encoder output for each prompt, multi-vector placeholders expanded.
 
+    Of SDXL: the states before the last layer of both encoders, side by side.
+
     Args:
         edits: A list for each prompt; those for the U-Net are passed over.
     Raises: ValueError: a prompt is too long (see `tokens.encode`), or as the edits do.
     """
+    return _encoded(pipe, prompts, batch_size, edits)[0]
+
+
+def _encoded(
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    batch_size: int = 64,
+    edits: Sequence[Sequence[Edit]] | None = None,
+) -> tuple[TextStates, Pooled | None]:
+    """`text_states`, and SDXL's pooled text."""
     _check_edits(edits, prompts)
-    ids = torch.tensor([encode(pipe, prompt).ids for prompt in prompts])
-    encoder, chunks = pipe.text_encoder, []
-    for start in range(0, len(ids), batch_size):
-        batch = slice(start, start + batch_size)
-        edited = edited_text_encoder(encoder, edits[batch]) if edits else nullcontext()
-        with edited:
-            chunks.append(encoder(ids[batch].to(encoder.device)).last_hidden_state)
-    return torch.cat(chunks)
+    towers, both = [], isinstance(pipe, StableDiffusionXLPipeline)
+    if both and any(not set(e.stages) <= {"key", "value"} for some in edits or () for e in some):
+        raise ValueError("which of SDXL's two text encoders an edit is for cannot be said")
+    for tokenizer, encoder in text_towers(pipe):
+        ids = torch.tensor([encode_with(tokenizer, prompt).ids for prompt in prompts])
+        towers.append([])
+        for start in range(0, len(ids), batch_size):
+            batch = slice(start, start + batch_size)
+            edited = edited_text_encoder(encoder, edits[batch]) if edits else nullcontext()
+            with edited:
+                chunk = ids[batch].to(encoder.device)
+                towers[-1].append(encoder(chunk, output_hidden_states=both))
+    if not both:
+        return torch.cat([output.last_hidden_state for output in towers[0]]), None
+    states = [torch.cat([output.hidden_states[-2] for output in some]) for some in towers]
+    pooled = torch.cat([output.text_embeds for output in towers[-1]])
+    return torch.cat(states, dim=-1), pooled
 
 
 @torch.no_grad()
 def generate(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -85,8 +108,10 @@ def generate(
     what else is in its batch, up to floating-point noise (at most one grey level).
 
     Args:
-        prompts: Texts; the unconditional half is the empty prompt, which is not edited
-            except by an `Inject` that says so.
+        pipe: Stable Diffusion 1, 2 or XL.
+        prompts: Texts; the unconditional half is the empty prompt (in SDXL, where its
+            configuration says so, zeros), which is not edited except by an `Inject` that says
+            so.
         seeds: Seeds of the initial latents, nothing else is random.
         guidance_scale: Classifier-free guidance; 1 or less switches it off.
         batch_size: Pictures denoised together; costs memory, changes no result.
@@ -100,16 +125,26 @@ def generate(
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed")
+    if not isinstance(pipe, SAMPLED):
+        kind = type(pipe).__name__
+        raise ValueError(f"generate draws with Stable Diffusion 1, 2 and XL, not {kind}")
     _check_edits(edits, prompts)
     arms = list(zip(prompts, map(tuple, edits or [()] * len(prompts)), strict=True))
     unique = list(dict.fromkeys([("", ()), *arms]))
-    encoded = text_states(pipe, [p for p, _ in unique], edits=[e for _, e in unique])
+    encoded, pooled = _encoded(pipe, [p for p, _ in unique], edits=[e for _, e in unique])
+    if pooled is not None and pipe.config.force_zeros_for_empty_prompt:
+        encoded[0], pooled[0] = 0, 0
     states = dict(zip(unique, encoded, strict=True))
     latents = initial_latents(pipe, seeds, height, width)
     jobs = [(arm, column) for arm in arms for column in range(len(seeds))]
     pictures = []
     for start in range(0, len(jobs), batch_size):
-        batch = jobs[start : start + batch_size]
+        batch, extra = jobs[start : start + batch_size], {}
+        if pooled is not None:
+            extra = {
+                "pooled_prompt_embeds": pooled[[unique.index(arm) for arm, _ in batch]],
+                "negative_pooled_prompt_embeds": pooled[[0] * len(batch)],
+            }
         if recorder:
             rows = [encode(pipe, prompt) for (prompt, _), _ in batch]
             recorder.begin(rows, [seeds[column] for _, column in batch])
@@ -123,6 +158,7 @@ def generate(
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 output_type="np",
+                **extra,
             ).images
         pictures.append(np.round(images * 255).astype(np.uint8))
     flat = np.concatenate(pictures)

@@ -20,6 +20,9 @@ Latents = Float[Tensor, "batch channel latent_height latent_width"]
 # Output of the text encoder after its final norm: the U-Net's `encoder_hidden_states`.
 TextStates = Float[Tensor, "prompt token d_model"]
 
+# SDXL's summary of a prompt: the second text encoder's state at EOS, projected.
+Pooled = Float[Tensor, "prompt d_pooled"]
+
 # Ids fed to the text encoder: BOS, content, EOS, padding; 77 tokens for CLIP.
 TokenIds = Int[Tensor, "batch token"]
 
@@ -35,3 +38,6 @@ CrossAttentionMap = Float[Tensor, "sample branch step head height width token"]
 
 # Cross-attention reduced over layers and resized, one map per token.
 HeatMaps = Float[Tensor, "sample token height width"]
+
+# The same where there are several text encoders, each with a width of its own.
+TowerRows = Float[Tensor, "vector _"]

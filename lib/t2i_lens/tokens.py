@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from tokenizers import AddedToken
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedModel
 
 
 class Word(NamedTuple):
@@ -69,14 +69,29 @@ class TokenRow:
         raise ValueError(f"no word {word!r} in {self.prompt!r}; its words are {texts}")
 
 
-def encode(pipe: StableDiffusionPipeline, prompt: str) -> TokenRow:
+def text_towers(pipe: DiffusionPipeline) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
+    """Tokenizer and text encoder of each CLIP tower: one in Stable Diffusion, two in SDXL, SD3."""
+    towers = []
+    for suffix in ("", "_2"):
+        tokenizer = getattr(pipe, f"tokenizer{suffix}", None)
+        if isinstance(tokenizer, CLIPTokenizer):
+            towers.append((tokenizer, getattr(pipe, f"text_encoder{suffix}")))
+    return towers
+
+
+def encode(pipe: DiffusionPipeline, prompt: str) -> TokenRow:
     """The row of ids for a prompt, with every placeholder expanded to all its vectors.
 
-    A prompt whose placeholders are already written out (`<t> <t>_1`) gives the same row.
+    A prompt whose placeholders are already written out (`<t> <t>_1`) gives the same row. Of a
+    pipeline with several text encoders it is the first one's; see `encode_with`.
 
     Raises: ValueError: the prompt does not fit, so part of it would be lost.
     """
-    tokenizer = pipe.tokenizer
+    return encode_with(pipe.tokenizer, prompt)
+
+
+def encode_with(tokenizer: CLIPTokenizer, prompt: str) -> TokenRow:
+    """As `encode`, for one tokenizer."""
     groups = _placeholder_groups(tokenizer)
     raw = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
     content = list(_expanded(raw, groups))
@@ -96,17 +111,27 @@ def encode(pipe: StableDiffusionPipeline, prompt: str) -> TokenRow:
 
 
 def add_placeholder(
-    pipe: StableDiffusionPipeline, placeholder: str, num_vectors: int = 1
+    pipe: DiffusionPipeline, placeholder: str, num_vectors: int = 1
 ) -> tuple[int, ...]:
-    """Gives a placeholder its tokens and zeroed rows in the embedding table.
+    """Gives a placeholder its tokens and zeroed rows in the embedding table of each CLIP tower.
 
     The tokens are `<t>`, `<t>_1`, … `<t>_{n-1}`, as diffusers names them. No other row
     changes.
 
-    Returns: The new ids, one per vector.
+    Returns: The new ids, one per vector; the towers share them, as they share a vocabulary.
     Raises: ValueError: the name is unusable, or it or one of its tokens is taken.
     """
-    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
+    towers = text_towers(pipe)
+    if not towers or any(len(t.get_vocab()) != len(towers[0][0].get_vocab()) for t, _ in towers):
+        raise ValueError(f"{type(pipe).__name__} has no CLIP towers with one common vocabulary")
+    for tokenizer, encoder in towers:
+        ids = _add_to_tower(tokenizer, encoder, placeholder, num_vectors)
+    return ids
+
+
+def _add_to_tower(
+    tokenizer: CLIPTokenizer, encoder: PreTrainedModel, placeholder: str, num_vectors: int
+) -> tuple[int, ...]:
     if num_vectors < 1 or placeholder.split() != [placeholder]:
         raise ValueError(f"placeholder {placeholder!r} needs no blanks and at least one vector")
     names = _token_names(placeholder, num_vectors)

@@ -1,0 +1,186 @@
+"""TI embeddings in the files that others publish: read, written, attached under the right name.
+
+Only tensors are read: a pickle goes through torch's weights-only reader, which refuses code.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from t2i_lens.embeddings import attach_rows
+from t2i_lens.model_files import check_safetensors
+from t2i_lens.shapes import TowerRows
+
+PICKLED = (".bin", ".pt")
+TOWERS = ("clip_l", "clip_g")  # SDXL's, in the order of the pipeline
+MODELS = {
+    (768,): "SD 1.x",
+    (1024,): "SD 2.x",
+    (1280,): "SDXL, second encoder alone",
+    (768, 1280): "SDXL",
+    (128,): "toybox",
+}
+Layout = Literal["diffusers", "a1111"]
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedToken:
+    """A placeholder as a file holds it.
+
+    Attributes:
+        name: The placeholder token.
+        rows: Rows of the input embedding table, in the file's dtype, one array per text encoder:
+            one for Stable Diffusion, two (CLIP-L, CLIP-G) for SDXL.
+        layout: Which kind of file it was.
+    """
+
+    name: str
+    rows: tuple[TowerRows, ...]
+    layout: str
+
+    @property
+    def likely_model(self) -> str:
+        """The models whose text encoders have tables of these widths, or "unknown"."""
+        return MODELS.get(tuple(some.shape[1] for some in self.rows), "unknown")
+
+
+def read_tokens(file: Path, name: str | None = None) -> list[LearnedToken]:
+    """All placeholders of a file.
+
+    Args: name: In place of the file's own; needed for a bare tensor, and possible only where
+        the file holds one placeholder.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds code, or is no embedding; the message says which.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: check the path")
+    suffix = file.suffix.lower()
+    if suffix == ".safetensors":
+        content = _read_safetensors(file)
+    elif suffix in PICKLED:
+        content = _read_pickle(file)
+    else:
+        raise ValueError(f"{file} ends in {suffix!r}: .safetensors, .bin and .pt are read")
+    layout, entries = _entries(content, file, name)
+    if name is not None and len(entries) > 1:
+        raise ValueError(f"{file} holds {', '.join(entries)}: --name is for a file of one token")
+    return [
+        LearnedToken(name or own, tuple(_rows(t, own, file) for t in tensors), layout)
+        for own, tensors in entries.items()
+    ]
+
+
+def write_tokens(tokens: Sequence[LearnedToken], folder: Path, layout: Layout) -> list[Path]:
+    """One safetensors file `<name>.safetensors` per placeholder, as the other tools read them.
+
+    For SDXL both tools read the same `clip_l` and `clip_g`. In A1111's layout, and for SDXL, the
+    name is the file's name and stands nowhere inside.
+
+    Returns: The files written.
+    Raises: ValueError: a name is no file name, or the file exists.
+    """
+    folder, contents = Path(folder), {}
+    for token in tokens:
+        target = folder / f"{token.name}.safetensors"
+        if Path(token.name).name != token.name:
+            raise ValueError(f"{token.name!r} cannot name a file: give another with --name")
+        if target.exists() or target in contents:
+            raise ValueError(f"{target} exists: choose another folder")
+        own = [token.name] if layout == "diffusers" else ["emb_params"]
+        keys = TOWERS if len(token.rows) == len(TOWERS) else own
+        contents[target] = {k: r.contiguous() for k, r in zip(keys, token.rows, strict=True)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for target, content in contents.items():
+        safetensors.torch.save_file(content, target, metadata={"format": "pt"})
+    return list(contents)
+
+
+def attach_token(pipe: DiffusionPipeline, token: LearnedToken) -> tuple[int, ...]:
+    """Puts a placeholder into a pipeline, with all its vectors.
+
+    Returns: Its ids, one per vector.
+    Raises: ValueError: the widths do not fit the model, or the name is taken or unusable.
+    """
+    return attach_rows(pipe, token.name, token.rows)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        check_safetensors(file)
+        return safetensors.torch.load_file(file)
+    except (ValueError, safetensors.SafetensorError):
+        raise ValueError(f"{file} is damaged: download it again") from None
+
+
+def _read_pickle(file: Path) -> object:
+    # CompVis's trainer leaves a ParameterDict. Letting it in runs none of its code: the reader
+    # only fills its `__dict__`, from which the tensors are taken.
+    allowed = [torch.nn.ParameterDict]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for what is no file of its own
+        found = re.search(r"(?:GLOBAL|class|function|global) `?([\w.]+\.[\w.]+)", str(error))
+        if "Weights only load failed" in str(error) and found:
+            raise ValueError(
+                f"{file} wants to run or build {found[1]}: refused, only tensors are read"
+            ) from None
+        raise ValueError(f"{file} is damaged or no PyTorch file: download it again") from None
+
+
+def _entries(
+    content: object, file: Path, name: str | None
+) -> tuple[str, dict[str, tuple[Tensor, ...]]]:
+    """The layout, and name -> a tensor per text encoder."""
+    if isinstance(content, Tensor):
+        if name is None:
+            raise ValueError(f"{file} holds a bare tensor without a name: give one with --name")
+        return "bare tensor", {name: (content,)}
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{file} holds no embedding but a {type(content).__name__}")
+    if "string_to_param" in content:
+        return "A1111 .pt", _string_to_param(content, file)
+    if set(content) == set(TOWERS):
+        counts = {len(torch.atleast_2d(content[tower])) for tower in TOWERS}
+        if len(counts) > 1:
+            raise ValueError(f"{file} has other numbers of vectors in clip_l and clip_g")
+        return "SDXL", {file.stem: tuple(content[tower] for tower in TOWERS)}
+    if set(content) == {"emb_params"}:
+        return "A1111 .safetensors", {file.stem: (content["emb_params"],)}
+    for key, value in content.items():
+        if not isinstance(value, Tensor) or re.search(r"\.(weight|bias|alpha)$", str(key)):
+            raise ValueError(f"{file} is no embedding: its entry {str(key)[:60]!r} is no token")
+    return "diffusers", {str(key): (value,) for key, value in content.items()}
+
+
+def _string_to_param(content: Mapping, file: Path) -> dict[str, tuple[Tensor, ...]]:
+    params = content["string_to_param"]
+    if isinstance(params, torch.nn.ParameterDict):
+        params = params.__dict__.get("_parameters", {})
+    if not isinstance(params, Mapping) or not params:
+        raise ValueError(f"{file} has an empty string_to_param")
+    if len(params) > 1:
+        return {str(key): (value,) for key, value in params.items()}
+    own = content.get("name")
+    (tensor,) = params.values()
+    # "*" stands for "whatever the token is called"; then the file's name is all there is.
+    return {own if isinstance(own, str) and own else file.stem: (tensor,)}
+
+
+def _rows(tensor: object, name: str, file: Path) -> TowerRows:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        raise ValueError(f"{file}: {name!r} is no tensor of real numbers")
+    if tensor.ndim not in (1, 2) or tensor.numel() == 0:
+        raise ValueError(f"{file}: {name!r} has shape {tuple(tensor.shape)}, not [vector, d_model]")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{file}: {name!r} holds numbers that are not finite")
+    return torch.atleast_2d(tensor.detach())
