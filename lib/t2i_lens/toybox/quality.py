@@ -5,7 +5,6 @@ Shown in: book/toybox.md
 
 import json
 from collections.abc import Sequence
-from functools import cache
 from itertools import product
 from textwrap import wrap
 
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw
 from statsmodels.stats.proportion import proportion_confint
 
 from t2i_lens import profiles
+from t2i_lens.ocr import read_text
 from t2i_lens.sampling import generate
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.captions import caption
@@ -183,18 +183,9 @@ def judge_scenes(
     return result
 
 
-@cache
-def _ocr_engine():
-    from rapidocr_onnxruntime import RapidOCR
-
-    return RapidOCR()
-
-
 def read_ocr(picture: np.ndarray) -> str:
-    """Letters that a real OCR engine finds in a picture enlarged 8 times, lower case, joined."""
-    large = Image.fromarray(picture).resize((512, 512), Image.BICUBIC)
-    lines, _ = _ocr_engine()(np.asarray(large)[..., ::-1])
-    return "".join(text for _, text, _ in lines or []).replace(" ", "").lower()
+    """Letters that a real OCR engine finds in a picture, lower case, joined."""
+    return "".join(read_text(picture).lines).replace(" ", "")
 
 
 def contact_sheet(pipe: StableDiffusionPipeline, seeds: Sequence[int] = range(8)) -> Image.Image:
