@@ -6,7 +6,6 @@ Shown in: book/toybox.md
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import product
 from textwrap import wrap
 
@@ -17,7 +16,7 @@ from PIL import Image, ImageDraw
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
-from t2i_lens import profiles
+from t2i_lens import ocr, profiles
 from t2i_lens.sampling import generate
 from t2i_lens.text_attention import bos_mass, read_text
 from t2i_lens.toybox.atlas import world_words
@@ -183,10 +182,10 @@ def drawing_quality(
     asked = [scene.things[0].word for scene in signs]
     seen = judge.word(judge.read(pictures))
     result["sign_word_judge"] = share([a == b for a, b in zip(asked, seen, strict=True)])
-    seen = [read_ocr(picture) for picture in pictures]
+    seen = [ocr.read_text(picture) for picture in pictures]
     result["sign_word_ocr"] = share([a == b for a, b in zip(asked, seen, strict=True)])
     # The ceiling: the same engine on the world's own signs.
-    real = [read_ocr(render(scene, rng)) for scene in signs[:CEILING]]
+    real = [ocr.read_text(render(scene, rng)) for scene in signs[:CEILING]]
     result["sign_word_ocr_on_world_pictures"] = share(
         [a == b for a, b in zip(asked, real, strict=False)]
     )
@@ -223,18 +222,9 @@ def judge_scenes(
     return result
 
 
-@cache
-def _ocr_engine():
-    from rapidocr_onnxruntime import RapidOCR
-
-    return RapidOCR()
-
-
 def read_ocr(picture: np.ndarray) -> str:
-    """Letters that a real OCR engine finds in a picture enlarged 8 times, lower case, joined."""
-    large = Image.fromarray(picture).resize((512, 512), Image.BICUBIC)
-    lines, _ = _ocr_engine()(np.asarray(large)[..., ::-1])
-    return "".join(text for _, text, _ in lines or []).replace(" ", "").lower()
+    """Letters that a real OCR engine finds in a picture, lower case, joined."""
+    return "".join(ocr.read_text(picture).lines).replace(" ", "")
 
 
 def contact_sheet(pipe: StableDiffusionPipeline, seeds: Sequence[int] = range(8)) -> Image.Image:
