@@ -12,7 +12,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
+from t2i_lens.edits import Swap, Value
 from t2i_lens.metrics import unit_rows
+from t2i_lens.text_attention import read_ids
 from t2i_lens.text_hooks import LayerWeights, layer_weights, text_core
 from t2i_lens.tokens import encode
 
@@ -108,6 +110,28 @@ def place_rows(
     scores = torch.stack([parts.sum((-2, -1)) for parts in [*towards, own]], -1)
     found = {"attention": scores.softmax(-1), "own": own, "bos": towards[0]}
     return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+
+def place_attention(
+    pipe, prompt: str, position: int, rows: Float[np.ndarray, "token d_model"]
+) -> dict[str, np.ndarray]:
+    """The `attention` of `place_rows` alone, for a whole vocabulary of rows."""
+    return {"attention": place_rows(pipe, prompt, position, rows)["attention"]}
+
+
+def measure_rows(
+    pipe, prompt: str, position: int, rows: Float[np.ndarray, "token d_model"]
+) -> dict[str, np.ndarray]:
+    """As `place_rows`, but read in the encoder itself, with each row put in its place.
+
+    Returns: `attention` and `scores` [token, head, key] of the first layer, from the place.
+    """
+    # What follows the place is left out: it changes nothing before it.
+    ids = torch.tensor([encode(pipe, prompt).ids[: position + 1]] * len(rows))
+    edits = [[Swap(Value("row", torch.from_numpy(row)), positions=(position,))] for row in rows]
+    reading = read_ids(pipe.text_encoder, ids, layers=[0], edits=edits)
+    found = {"attention": reading.patterns, "scores": reading.scores}
+    return {name: tensor[:, 0, :, position].cpu().numpy() for name, tensor in found.items()}
 
 
 def at_norms(

@@ -95,6 +95,16 @@ def test_a_placed_row_attends_as_in_the_encoder(lively_pipe):
     np.testing.assert_allclose(placed["bos"].sum((-2, -1)), scores[..., 0], **CLOSE)
 
 
+def test_rows_measured_without_what_follows_are_those_of_the_whole_prompt(lively_pipe):
+    some = rows()
+    placed = first_layer.place_rows(lively_pipe, PROMPT, POSITION, some)
+    found = first_layer.measure_rows(lively_pipe, PROMPT, POSITION, some)
+    np.testing.assert_allclose(found["attention"], placed["attention"], **CLOSE)
+    np.testing.assert_allclose(found["scores"][..., 0], placed["bos"].sum((-2, -1)), **CLOSE)
+    alone = first_layer.place_attention(lively_pipe, PROMPT, POSITION, some)
+    np.testing.assert_array_equal(alone["attention"], placed["attention"])
+
+
 @pytest.mark.parametrize("position", [0, 7])
 def test_rows_are_placed_between_bos_and_eos_only(shared_pipe, position):
     with pytest.raises(ValueError, match="not between BOS and EOS"):
