@@ -210,3 +210,11 @@ def published_trajectory(file: Path = DATA / "published_embeddings.yaml") -> dic
         "learning_rate": run["learning_rate"],
         "weight_decay": run["weight_decay"],
     }
+
+
+def published_probe(file: Path = DATA / "published_embeddings.yaml") -> dict[str, np.ndarray]:
+    """A published probe for position 0 at forced norms: `ratios` to the mean norm, `accuracy`."""
+    published = yaml.safe_load(Path(file).read_text())
+    probe = published["position_probe"]
+    unit = published["models"][probe["model"]]["trained_mean_norm"]
+    return {"ratios": np.array(probe["norms"]) / unit, "accuracy": np.array(probe["accuracy"])}

@@ -182,10 +182,10 @@ def drawing_quality(
     asked = [scene.things[0].word for scene in signs]
     seen = judge.word(judge.read(pictures))
     result["sign_word_judge"] = share([a == b for a, b in zip(asked, seen, strict=True)])
-    seen = [ocr.read_text(picture) for picture in pictures]
+    seen = [read_ocr(picture) for picture in pictures]
     result["sign_word_ocr"] = share([a == b for a, b in zip(asked, seen, strict=True)])
     # The ceiling: the same engine on the world's own signs.
-    real = [ocr.read_text(render(scene, rng)) for scene in signs[:CEILING]]
+    real = [read_ocr(render(scene, rng)) for scene in signs[:CEILING]]
     result["sign_word_ocr_on_world_pictures"] = share(
         [a == b for a, b in zip(asked, real, strict=False)]
     )
