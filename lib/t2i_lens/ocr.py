@@ -16,7 +16,8 @@ class TextReading:
     """What the engine finds in one picture.
 
     Attributes:
-        lines: The texts of its detections, lower case, in the engine's order.
+        lines: The texts of its detections, lower case, in the engine's order. The engine also
+            knows Chinese and sees signs of it in drawings; only ASCII is kept.
         region: Pixels inside the boxes of its detections.
     """
 
@@ -44,7 +45,8 @@ def read_text(picture: UInt8[np.ndarray, "height width 3"]) -> TextReading:
         left, top = np.floor(np.min(corners, axis=0) / scale).astype(int) - MARGIN
         right, bottom = np.ceil(np.max(corners, axis=0) / scale).astype(int) + MARGIN
         region[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
-    return TextReading(tuple(text.lower() for _, text, _ in found or []), region)
+    texts = ("".join(filter(str.isascii, text)).strip().lower() for _, text, _ in found or [])
+    return TextReading(tuple(filter(None, texts)), region)
 
 
 def read_texts(pictures: UInt8[np.ndarray, "n height width 3"]) -> list[TextReading]:

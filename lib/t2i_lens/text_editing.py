@@ -172,7 +172,7 @@ def method_means(
         the mean precision and recall, all others are means.
     """
     fields = ["precision", "recall", *(name for name in SCORES if name != "character_f1")]
-    values = np.stack([some[fields].to_numpy() for _, some in scores.groupby("method", sort=False)])
+    values = scores[fields].to_numpy().reshape(scores["method"].nunique(), -1, len(fields))
     means = values[:, slice(None) if picked is None else np.asarray(picked)].mean(axis=1)
     columns = dict(zip(fields, means.T, strict=True))
     pairs = zip(columns.pop("precision"), columns.pop("recall"), strict=True)

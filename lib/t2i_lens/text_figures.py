@@ -38,7 +38,7 @@ def edited_pictures(
         axis.set_xlabel(notes[row, column], fontsize=7, labelpad=2)
         axis.spines[:].set_visible(False)
         if row == 0:
-            axis.set_title(methods[column].replace(", ", ",\n"), loc="center", fontsize=7)
+            axis.set_title(methods[column], loc="center", fontsize=7)
         if column == 0:
             axis.set_ylabel(rows[row], rotation=0, ha="right", va="center", fontsize=8)
     return figure
@@ -81,9 +81,9 @@ def wrapped_scale(
 
 
 def _printed(axis: Axes, published: pd.DataFrame) -> None:
-    for place, (model, role) in enumerate(MODELS.items()):
+    for place, model in enumerate(MODELS):
         errors = published.loc[published["model"] == model, "mse"]
-        axis.plot(np.full(len(errors), place), errors, "_", color=ROLES[role], markersize=16)
+        axis.plot(np.full(len(errors), place), errors, "_", color="0.3", markersize=16)
     axis.set_xticks(range(len(MODELS)), MODELS, fontsize=8)
     axis.set(xlim=(-0.6, len(MODELS) - 0.4), title=f"printed (n={len(published)})")
 
@@ -110,9 +110,10 @@ def printed_means(
             some["mse"], some["psnr"], "o", color=ROLES[role], markersize=5,
             markeredgecolor="white", markeredgewidth=0.4, label=f"{model} (n={len(some)})",
         )  # fmt: skip
-    for mse, psnr, text in rows.loc[rows["label"] != "", ["mse", "psnr", "label"]].to_numpy():
+    named = rows.loc[rows["label"] != "", ["mse", "psnr", "label"]].to_numpy()
+    for line, (mse, psnr, text) in enumerate(named):  # a line each: points may coincide
         axis.annotate(
-            text, (mse, psnr), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center"
+            text, (mse, psnr), (9, 10 - 11 * line), textcoords="offset points", fontsize=8
         )
     axis.set(xlabel="printed mean squared error", ylabel="printed PSNR (dB)", ylim=(15, 155))
     axis.set_xlim(0, 112)
@@ -148,15 +149,13 @@ def orders(
             role = "placeholder" if changed[method] else "content"
             axis.plot([0, 1], ends, "o-", color=ROLES[role], markersize=5)
             for x, y, values, side in zip((0, 1), ends, scores, ("right", "left"), strict=True):
-                axis.text(x + (0.06 if x else -0.06), y, f"{values[method]:.3g}", fontsize=7,
+                axis.text(x + (0.06 if x else -0.06), y, f"{values[method]:{',.0f' if values.max() >= 1000 else '.3g'}}", fontsize=7,
                           ha=side, va="center")  # fmt: skip
         order = np.argsort(ranks[0], kind="stable")
         tied = {
-            rank: ", ".join(methods[m] for m in order if ranks[0][m] == rank) for rank in ranks[0]
+            rank: "\n".join(methods[m] for m in order if ranks[0][m] == rank) for rank in ranks[0]
         }
-        axis.set_yticks(
-            list(tied), [name.replace(", ", "\n") for name in tied.values()], fontsize=7
-        )
+        axis.set_yticks(list(tied), list(tied.values()), fontsize=7)
         axis.set_xticks([0, 1], ["as published", "corrected"])
         axis.set(xlim=(-0.5, 1.5), ylim=(len(methods) + 0.5, 0.5), title=title)
         axis.spines[:].set_visible(False)

@@ -173,9 +173,13 @@ def identical_share(error: float, decibel: float) -> tuple[float, float]:
     return share, error / (1 - share)
 
 
-def order_agreement(first: Float[np.ndarray, " method"], second: Float[np.ndarray, " method"]):
+def order_agreement(
+    first: Float[np.ndarray, " method"], second: Float[np.ndarray, " method"]
+) -> float:
     """Kendall's tau-b of two scores of the same methods: 1 if they order them alike, -1 reversed.
 
-    nan where one of the scores is the same for all methods.
+    0 where one of the scores is the same for all methods, so that it orders nothing.
     """
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
     return float(kendalltau(first, second).statistic)

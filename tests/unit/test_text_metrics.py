@@ -146,3 +146,7 @@ def test_the_share_of_identical_pairs_is_found_again(share, error):
 def test_orders_agree_and_disagree():
     assert tm.order_agreement(np.arange(4.0), np.arange(4.0) ** 2) == pytest.approx(1)
     assert tm.order_agreement(np.arange(4.0), -np.arange(4.0)) == pytest.approx(-1)
+
+
+def test_a_score_that_is_the_same_for_all_orders_nothing():
+    assert tm.order_agreement(np.ones(4), np.arange(4.0)) == 0

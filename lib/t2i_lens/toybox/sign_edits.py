@@ -19,9 +19,9 @@ STEP = 16  # grey levels: the smallest difference whose square is 0 modulo 256
 KNOWN = (
     "word exchanged",
     "letters reversed",
-    f"word, {STEP} levels darker",
-    f"word, noise of {NOISE:.0f}",
-    "word, one pixel lower",
+    f"{STEP} levels darker",
+    f"noise of {NOISE:.0f}",
+    "one pixel lower",
     "another scene",
 )
 
@@ -34,7 +34,8 @@ def known_edits(sources: Sequence[str], targets: Sequence[str], seed: int) -> di
         targets: The words to exchange them for.
         seed: Of objects, colours, places and noise.
     Returns: `source` uint8 [pair, 1, 64, 64, 3] and `edited` [edit, pair, 1, 64, 64, 3], the
-        edits in the order of `KNOWN`; the letters reversed are the target's.
+        edits in the order of `KNOWN`: the word exchanged, the target's letters reversed, and the
+        word exchanged with one more thing changed.
     """
     before, after = [], []
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
