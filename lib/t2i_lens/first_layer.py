@@ -185,7 +185,10 @@ def probe_positions(
         return (probe.predict(seen(some)) == labels).reshape(tokens, -1)
 
     def perceptron(truth: np.ndarray) -> MLPClassifier:
-        return MLPClassifier(random_state=seed, early_stopping=True).fit(seen(train), truth)
+        probe = MLPClassifier(
+            batch_size=512, learning_rate_init=5e-3, early_stopping=True, random_state=seed
+        )
+        return probe.fit(seen(train), truth)
 
     fixed, refitted = perceptron(labels), []
     train_at, test_at = (at_norms(some, norms).swapaxes(0, 1) for some in (train, test))

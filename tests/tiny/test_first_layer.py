@@ -12,7 +12,7 @@ from t2i_lens.text_hooks import layer_weights, text_core
 PROMPT, POSITION = "a toy next to a man", 2
 # Random weights of a fresh encoder are small; grown, scores are of the size of trained ones.
 GROWN = 6
-# Sums of 32-bit numbers in another order.
+# The encoder's sums have 32 bits, and its largest scores here are about ten.
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -35,25 +35,26 @@ def rows(count=5, width=32, scale=0.3):
 
 
 def split(pipe, prompt=PROMPT):
-    """Parts of every place of a prompt, with the encoder's own reading."""
+    """Parts of every place of a prompt, in 64 bits, with the encoder's own reading."""
     reading = read_text(pipe, [prompt], layers=[0])
     weights = layer_weights(pipe.text_encoder)
     tokens = text_core(pipe.text_encoder).embeddings.token_embedding.weight.detach()
     ids = list(reading.rows[0].ids)
-    return weights, first_layer.split_norm(weights, tokens[ids], weights.positions), reading
+    parts = first_layer.split_norm(weights, tokens[ids].double(), weights.positions.double())
+    return weights, parts, reading
 
 
 def test_the_parts_of_the_norm_add_up_to_the_norm(lively_pipe):
     weights, parts, reading = split(lively_pipe)
     norm = text_core(lively_pipe.text_encoder).encoder.layers[0].layer_norm1
-    torch.testing.assert_close(parts.sum(0), norm(reading.inputs[0, 0]).detach(), **CLOSE)
+    torch.testing.assert_close(parts.sum(0), norm(reading.inputs[0, 0]).detach().double(), **CLOSE)
 
 
 @pytest.mark.parametrize("key", [0, 1, 3])
 def test_the_parts_of_a_score_add_up_to_the_encoders_score(lively_pipe, key):
     weights, parts, reading = split(lively_pipe)
     found = first_layer.score_parts(weights, parts, parts[:, [key]]).sum((-2, -1))
-    measured = reading.scores[0, 0, :, :, key].T
+    measured = reading.scores[0, 0, :, :, key].T.double()
     assert measured.abs().max() > 1  # else anything would be close
     torch.testing.assert_close(found, measured, **CLOSE)
 
@@ -61,7 +62,7 @@ def test_the_parts_of_a_score_add_up_to_the_encoders_score(lively_pipe, key):
 def test_paired_scores_are_the_diagonal(lively_pipe):
     weights, parts, reading = split(lively_pipe)
     found = first_layer.score_parts(weights, parts, parts).sum((-2, -1))
-    measured = reading.scores[0, 0].diagonal(dim1=-2, dim2=-1).T
+    measured = reading.scores[0, 0].diagonal(dim1=-2, dim2=-1).T.double()
     torch.testing.assert_close(found, measured, **CLOSE)
 
 
