@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
@@ -69,7 +69,7 @@ class TokenRow:
         raise ValueError(f"no word {word!r} in {self.prompt!r}; its words are {texts}")
 
 
-def encode(pipe: StableDiffusionPipeline, prompt: str) -> TokenRow:
+def encode(pipe: DiffusionPipeline, prompt: str) -> TokenRow:
     """The row of ids for a prompt, with every placeholder expanded to all its vectors.
 
     A prompt whose placeholders are already written out (`<t> <t>_1`) gives the same row.
