@@ -83,14 +83,13 @@ class AttentionMaps:
 def attention_pattern(
     call: CrossAttention, rows: slice = slice(None)
 ) -> Float[Tensor, "batch head pixel token"]:
-    """Softmax of the scores, in float32 or finer whatever the model's dtype; keeps gradients.
+    """Softmax of the scores, in float32 whatever the model's dtype; keeps gradients.
 
     Args:
         rows: Of the batch, as `hooks.guidance_branches` names them.
     Returns: Probabilities; they sum to 1 over tokens.
     """
-    wide = torch.promote_types(call.query.dtype, torch.float32)
-    query, key = call.query[rows].to(wide), call.key[rows].to(wide)
+    query, key = call.query[rows].float(), call.key[rows].float()
     # One operation for product and scale; with beta 0 the empty tensor is not read.
     scores = torch.baddbmm(
         query.new_empty(1, 1, 1),
@@ -114,6 +113,7 @@ class Recorder:
         self._sums: dict[str, dict[int, Tensor]] = {}
         self._rows: list[TokenRow] = []
         self._seeds: list[int] = []
+        self._announced: int | None = None
         self._steps: tuple[int, ...] | None = None
         self._step, self._timestep = -1, float("inf")
 
@@ -127,6 +127,7 @@ class Recorder:
         self._finish_batch()
         self._rows += rows
         self._seeds += seeds
+        self._announced = len(rows) or None
         self._step, self._timestep = -1, float("inf")
 
     def maps(self) -> AttentionMaps:
@@ -171,11 +172,17 @@ class Recorder:
         missing = set(keep.branches) - set(halves)
         if missing:
             raise ValueError(f"guidance is off: there is no {min(missing)} half to record")
-        kept = [self._reduced(call, halves[name]) for name in keep.branches]
+        pictures = halves["conditional"].stop - halves["conditional"].start
+        if self._announced not in (None, pictures):
+            raise ValueError(f"{self._announced} prompts announced for {pictures} pictures")
+        if len(keep.branches) == 1:
+            pattern = self._reduced(call, halves[keep.branches[0]]).unsqueeze(1)
+        else:
+            both = self._reduced(call, slice(None))
+            pattern = torch.stack([both[halves[name]] for name in keep.branches], 1)
+        # Sample, branch, head, height, width, token.
         slots = self._sums.setdefault(call.layer, {})
         slot = self._step if keep.per_step else 0
-        # Sample, branch, head, height, width, token.
-        pattern = kept[0].unsqueeze(1) if len(kept) == 1 else torch.stack(kept, 1)
         if slot in slots:
             slots[slot] += pattern
         else:

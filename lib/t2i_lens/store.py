@@ -62,7 +62,7 @@ class Store:
         Args:
             name: What the result is; the first part of its file name.
             function: Defined in a module; returns a dict of arrays or a data frame.
-            kwargs: Numbers, texts, lists, dicts, arrays, or `Lazy` things, which the function
+            kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the function
                 gets loaded and which are loaded only if it has to be called.
         Raises:
             TypeError: an argument has no canonical form, or the result is of another kind.
@@ -137,10 +137,12 @@ class Store:
 def canonical(value: Any, name: str = "value") -> Any:
     """A JSON form of an argument that is equal exactly when the argument is.
 
+    What has a `fingerprint`, as edits and `Lazy` things have, is known by it.
+
     Raises: TypeError: there is none; the message names the argument.
     """
-    if isinstance(value, Lazy):
-        return {"fingerprint": value.fingerprint}
+    if isinstance(fingerprint := getattr(value, "fingerprint", None), str):
+        return {"fingerprint": fingerprint}
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return {
             "array": digest(np.ascontiguousarray(value).tobytes()),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2i_lens.edits import Force, Inject, Patch, Rotate, Scale, Site, Slerp, Swap, Value
+from t2i_lens.store import canonical
 
 STATES = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
 GOAL = Value("goal", torch.randn(16, generator=torch.Generator().manual_seed(1)))
@@ -142,6 +143,7 @@ def test_repr_is_a_caption_and_tells_edits_apart():
         Slerp(GOAL, 0.184, positions=(2,), stage="text"),
     ]
     assert len({edit.fingerprint, *(v.fingerprint for v in variants)}) == 5
+    assert canonical([edit]) == canonical([again]) != canonical([variants[0]])
 
 
 def test_a_value_keeps_its_content_when_its_source_changes():
