@@ -148,8 +148,8 @@ def load_variants(folder: Path) -> pd.DataFrame:
         ValueError: a placeholder has several vectors.
     """
     found = [("standard", inversion) for inversion in load_inversions(folder)]
-    for variant in sorted(path for path in variants_folder(folder).glob("*") if path.is_dir()):
-        found += [(variant.name, inversion) for inversion in load_inversions(variant)]
+    for file in sorted(variants_folder(folder).glob("*/*/provenance.json")):
+        found.append((file.parent.parent.name, load(file.parent)))
     rows = []
     for variant, inversion in found:
         if len(inversion.embedding) != 1:

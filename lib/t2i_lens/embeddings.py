@@ -149,7 +149,7 @@ def save(inversion: Inversion, folder: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     rows = {concept.placeholder_token: inversion.embedding.detach().cpu().contiguous()}
     _write(target / WEIGHTS, safetensors.torch.save(rows, metadata={"format": "pt"}))
-    _write(target / TRAJECTORY, inversion.trajectory.to_parquet(index=False))
+    _write(target / TRAJECTORY, inversion.trajectory.to_parquet(index=False, use_dictionary=False))
     provenance = {
         "concept": identity(concept),
         "config": inversion.config,
