@@ -128,10 +128,7 @@ def ours(kind, folder, make_pipe):
 
 def diffusers_own(kind, folder, make_pipe):
     """What `load_textual_inversion` makes of it, judged by the ids it would feed."""
-    if "SDXL" in kind:
-        pipe = fresh(kind, make_pipe)
-    else:
-        pipe = make_pipe()
+    pipe = fresh(kind, make_pipe) if "SDXL" in kind else make_pipe()
     before = len(pipe.tokenizer)
     try:
         pipe.load_textual_inversion(str(write(kind, folder)))

@@ -271,7 +271,7 @@ def main() -> None:
     """Measure everything and write the figures, the sheet and the card."""
     profile = profiles.get("toybox")
     pipe, judge = profiles.load(profile), load_judge()
-    drawing, failures = drawing_quality(pipe, judge, each=416)
+    drawing, failures = drawing_quality(pipe, judge, each=208)
     quality = {
         "weights": profiles.fingerprint(profile),
         "judge": judge_quality(judge),

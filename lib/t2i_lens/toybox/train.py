@@ -37,7 +37,7 @@ PRESETS = {
         autoencoder=Schedule(1800, 24, 1e-3, decay=0.8, ema=0.99),
         text_encoder=Schedule(600, 256, 1e-3, decay=0.8, ema=0.99),
         judge=Schedule(540, 128, 1e-3, decay=0.8, ema=0.99),
-        unet=Schedule(2_650, 32, 7e-4, decay=0.9, ema=0.995),
+        unet=Schedule(1_950, 32, 7e-4, decay=0.9, ema=0.995),
         pool=56_000,
     ),
     "gpu": Preset(
