@@ -38,7 +38,7 @@ $(ENGINE): lib/requirements-sweep.lock
 book: $(READY) ## execute the notebooks that are out of date and build build/book/index.html
 	@$(BIN)/t2i-lens book
 
-sweep: $(READY) $(ENGINE) ## a grid of runs by notebooks/Snakefile: CONFIG=notebooks/sweeps/norms.yaml ARGS="--executor slurm --jobs 20"
+sweep: $(READY) $(ENGINE) ## run a grid: CONFIG=notebooks/sweeps/norms.yaml; on a cluster: see notebooks/Snakefile
 	@$(BIN)/t2i-lens sweep $(CONFIG) $(ARGS)
 
 test: $(READY) $(ENGINE) ## all tests; executes every notebook anew and compares its claims
