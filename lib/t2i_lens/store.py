@@ -62,8 +62,8 @@ class Store:
         Args:
             name: What the result is; the first part of its file name.
             function: Defined in a module; returns a dict of arrays or a data frame.
-            kwargs: Numbers, texts, lists, dicts, arrays, or `Lazy` things, which the function
-                gets loaded and which are loaded only if it has to be called.
+            kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the
+                function gets loaded and which are loaded only if it has to be called.
         Raises:
             TypeError: an argument has no canonical form, or the result is of another kind.
             ValueError: the function is defined in a notebook.
@@ -139,7 +139,7 @@ def canonical(value: Any, name: str = "value") -> Any:
 
     Raises: TypeError: there is none; the message names the argument.
     """
-    if isinstance(value, Lazy):
+    if isinstance(getattr(value, "fingerprint", None), str):  # Lazy things, and edits
         return {"fingerprint": value.fingerprint}
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return {
