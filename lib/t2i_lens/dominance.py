@@ -129,11 +129,11 @@ def draw_with_maps(
         raise ValueError("the arms' words have different numbers of tokens; draw them apart")
     fed = ends.pop() + 1
     heat = heat_maps(maps)[:, :fed] / len(maps.steps)
-    rows = maps.rows[:: len(seeds)]
+    names = [["BOS", *row.pieces[1 : fed - 1], "EOS"] for row in maps.rows[:: len(seeds)]]
     return {
         "pictures": pictures,
         "maps": heat.reshape(len(arms), len(seeds), *heat.shape[1:]).numpy(),
-        "pieces": np.array([[p.removesuffix("</w>") for p in row.pieces[:fed]] for row in rows]),
+        "pieces": np.array([[name.removesuffix("</w>") for name in row] for row in names]),
     }
 
 
@@ -187,7 +187,8 @@ def beside_daam(pipe, prompt: str, seed: int, **sampling) -> dict[str, np.ndarra
             # Its default factors are those of a 512-pixel model; 16x16 latents make 6 and 12.
             factors = tracer.all_heat_maps.factors()
             theirs = tracer.compute_global_heat_map(factors=factors).heat_maps
-    with record(pipe) as recorder:
+    # daam clips each head's resized map at 0, so heads have to be kept apart here as well.
+    with record(pipe, Keep(per_head=True)) as recorder:
         generate(pipe, [prompt], [seed], recorder=recorder, **sampling)
     maps = recorder.maps()
     outer = [path for path in maps.layers if not path.startswith("mid")]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from t2i_lens.figures import ROLES, WIDTH, styled
 from t2i_lens.stats import Estimate
@@ -119,6 +119,7 @@ def norms_where(
     for axis in (left, right):
         axis.axhline(cap, color="0.6", linestyle="--", linewidth=1)
     left.set(yscale="log", xlabel="denoising step", ylabel="norm in one step")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Two decades or fewer would otherwise have a single labelled tick.
     left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     left.yaxis.set_minor_formatter(NullFormatter())

@@ -190,7 +190,7 @@ def gini(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*a
     shares = np.sort(_pixel_shares(maps), axis=-1)
     count = shares.shape[-1]
     weights = 2 * np.arange(1, count + 1) - count - 1
-    return (shares * weights).sum(-1) / count
+    return np.asarray((shares * weights).sum(-1) / count)
 
 
 def flatness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*axes"]:
@@ -200,7 +200,7 @@ def flatness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray,
     Raises: ValueError: a map has no positive pixel.
     """
     shares = _pixel_shares(maps)
-    return entropy(shares, axis=-1) / np.log(shares.shape[-1])
+    return np.asarray(entropy(shares, axis=-1) / np.log(shares.shape[-1]))
 
 
 def roughness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*axes"]:
@@ -213,7 +213,8 @@ def roughness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray
     Raises: ValueError: a map has no positive pixel.
     """
     shares = _pixel_shares(maps).reshape(maps.shape)
-    return sum(np.abs(np.diff(shares, axis=axis)).sum((-2, -1)) for axis in (-2, -1))
+    across, down = (np.abs(np.diff(shares, axis=axis)).sum((-2, -1)) for axis in (-1, -2))
+    return np.asarray(across + down)
 
 
 def _pixel_shares(maps: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def turned(
         path: Name of the path; the arms are called `<path> t=<t>`.
     """
     goal = Value(path, torch.from_numpy(np.ascontiguousarray(toward, dtype=np.float32)))
-    scale = Scale(factor, positions=())
+    scale = Scale(float(factor), positions=())
     return [
         arm | {"arm": f"{path} t={t:g}", "edits": (scale, Slerp(goal, t, positions=()))} for t in ts
     ]
