@@ -7,9 +7,10 @@ slot; every arm is drawn from the same latents, and a judge says what it finds.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from t2i_lens.sampling import generate
 from t2i_lens.store import Lazy
 from t2i_lens.tokens import encode
 
+Arm = dict[str, Any]  # what fills a slot, see `arms_of` and `draw_arms`
 FOUND = 0.5  # an object is in the picture when the judge gives it at least this probability
 
 
@@ -83,59 +85,111 @@ def arms_of(concept: Concept) -> list[dict[str, str]]:
     ]
 
 
-def judge_arms(
-    pipe,
-    judge: Judge,
-    arms: Sequence[dict[str, str]],
-    prompts: Sequence[dict],
-    seeds: Sequence[int],
-    **sampling,
-) -> pd.DataFrame:
-    """Draw every arm x prompt x seed and let the judge look for every named object.
+def placed(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> tuple[list, list]:
+    """The sentences of arms, and their edits at the slot of each.
+
+    Args: As in `draw_arms`.
+    Returns: Sentences and lists of edits, arms x prompts, prompts fastest.
+    Raises: ValueError: an edit that has no positions.
+    """
+    sentences, edits = [], []
+    for arm in arms:
+        for prompt in prompts:
+            sentences.append(prompt["text"].replace("{}", arm["word"]))
+            some = arm.get("edits", ())
+            for edit in some:
+                if not hasattr(edit, "positions"):
+                    raise ValueError(f"{type(edit).__name__} has no positions to put at a slot")
+            slot = encode(pipe, sentences[-1]).positions(arm["word"]) if some else ()
+            edits.append([replace(edit, positions=slot) for edit in some])
+    return sentences, edits
+
+
+def distinct(arms: Sequence[Arm]) -> tuple[list[Arm], list[int]]:
+    """Arms without those that draw the same as another, and the place of each arm's twin."""
+    keys = [(arm["word"], tuple(map(repr, arm.get("edits", ())))) for arm in arms]
+    order = list(dict.fromkeys(keys))
+    return [arms[keys.index(key)] for key in order], [order.index(key) for key in keys]
+
+
+def draw_arms(
+    pipe, arms: Sequence[Arm], prompts: Sequence[dict], seeds: Sequence[int], **sampling
+) -> dict[str, np.ndarray]:
+    """Draw every arm x prompt x seed.
 
     Args:
         pipe: A pipeline to which the placeholders of the arms are attached.
-        judge: Knows every context noun and every subject.
-        arms: `concept`, `arm`, `word` (fills the slot), `subject` (the noun the judge should
-            find there). Arms with equal words share their pictures.
+        arms: `word` fills the slot, `edits` (none by default) are made at its positions.
+            Arms with equal words and edits share their pictures.
         prompts: `text` and `context`, as in `Prompt`.
         seeds: One latent each, the same in all arms.
         sampling: Passed to `sampling.generate`.
+    Returns: `pictures`, uint8 [arm, prompt, seed, height, width, 3].
+    """
+    unique, place = distinct(arms)
+    sentences, edits = placed(pipe, unique, prompts)
+    pictures = generate(pipe, sentences, list(seeds), edits=edits, **sampling)
+    return {"pictures": pictures.reshape(len(unique), len(prompts), *pictures.shape[1:])[place]}
+
+
+def read_arms(
+    judge: Judge,
+    pictures: UInt8[np.ndarray, "arm prompt seed height width 3"],
+    arms: Sequence[Arm],
+    prompts: Sequence[dict],
+    seeds: Sequence[int],
+) -> pd.DataFrame:
+    """Let the judge look for every named object in pictures of `draw_arms`.
+
+    Args:
+        judge: Knows every context noun and every subject.
+        arms: Also `concept`, `arm` and `subject`, the noun the judge should find in the slot.
     Returns: A row per concept, arm, prompt, seed and noun: columns `concept arm word prompt
         seed noun role probability`, role being "subject" or "context".
     Raises: ValueError: the judge does not know a noun that it is asked for.
     """
+    column = _columns(judge, arms, prompts)
+    nouns = np.asarray(judge.read(pictures.reshape(-1, *pictures.shape[3:])).nouns)
+    found = nouns.reshape(*pictures.shape[:3], -1)
+    rows = []
+    for (a, arm), (p, prompt), (s, seed) in product(*map(enumerate, (arms, prompts, seeds))):
+        asked = [(arm["subject"], "subject"), *((n, "context") for n in prompt["context"])]
+        for noun, role in asked:
+            rows.append(
+                {
+                    "concept": arm["concept"],
+                    "arm": arm["arm"],
+                    "word": arm["word"],
+                    "prompt": prompt["text"],
+                    "seed": seed,
+                    "noun": noun,
+                    "role": role,
+                    "probability": float(found[a, p, s, column[noun]]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def judge_arms(
+    pipe,
+    judge: Judge,
+    arms: Sequence[Arm],
+    prompts: Sequence[dict],
+    seeds: Sequence[int],
+    **sampling,
+) -> pd.DataFrame:
+    """Draw arms and let the judge read them: `read_arms` of `draw_arms`."""
+    _columns(judge, arms, prompts)
+    drawn = draw_arms(pipe, arms, prompts, seeds, **sampling)
+    return read_arms(judge, drawn["pictures"], arms, prompts, seeds)
+
+
+def _columns(judge: Judge, arms: Sequence[Arm], prompts: Sequence[dict]) -> dict[str, int]:
     wanted = {arm["subject"] for arm in arms} | {n for p in prompts for n in p["context"]}
     unknown = wanted - set(judge.nouns)
     if unknown:
         raise ValueError(f"the judge does not know {', '.join(sorted(unknown))}")
-    column = {noun: index for index, noun in enumerate(judge.nouns)}
-    texts = [prompt["text"] for prompt in prompts]
-    found = {}
-    for word in dict.fromkeys(arm["word"] for arm in arms):
-        pictures = generate(pipe, [t.replace("{}", word) for t in texts], list(seeds), **sampling)
-        nouns = np.asarray(judge.read(pictures.reshape(-1, *pictures.shape[2:])).nouns)
-        found[word] = nouns.reshape(*pictures.shape[:2], -1)
-    rows = []
-    for arm in arms:
-        for (p, prompt), (s, seed) in (
-            (prompt, seed) for prompt in enumerate(prompts) for seed in enumerate(seeds)
-        ):
-            asked = [(arm["subject"], "subject"), *((n, "context") for n in prompt["context"])]
-            for noun, role in asked:
-                rows.append(
-                    {
-                        "concept": arm["concept"],
-                        "arm": arm["arm"],
-                        "word": arm["word"],
-                        "prompt": prompt["text"],
-                        "seed": seed,
-                        "noun": noun,
-                        "role": role,
-                        "probability": float(found[arm["word"]][p, s, column[noun]]),
-                    }
-                )
-    return pd.DataFrame(rows)
+    return {noun: index for index, noun in enumerate(judge.nouns)}
 
 
 def lost_objects(
@@ -156,6 +210,26 @@ def lost_objects(
         grid = some.groupby(["prompt", "seed"])["lost"].sum().unstack()
         counts.setdefault(concept, {})[arm] = grid.to_numpy(float)
     return counts
+
+
+def found_share(
+    readings: pd.DataFrame, role: str = "context"
+) -> dict[str, dict[str, Float[np.ndarray, "prompt seed"]]]:
+    """Share of the objects asked for that the judge finds, per picture.
+
+    Args: As in `lost_objects`.
+    Returns: Concept -> arm -> shares in [0, 1]; for the subject 0 or 1.
+    """
+    lost = lost_objects(readings, role)
+    some = readings[readings["role"] == role].drop_duplicates(["prompt", "noun", "concept", "arm"])
+    asked = some.groupby(["concept", "arm", "prompt"])["noun"].size()
+    return {
+        concept: {
+            arm: 1 - counts / asked[concept, arm].to_numpy()[:, None]
+            for arm, counts in arms.items()
+        }
+        for concept, arms in lost.items()
+    }
 
 
 def lost_names(readings: pd.DataFrame, arm: str, prompt: str) -> list[str]:

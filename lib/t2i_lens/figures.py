@@ -56,7 +56,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 def picture_grid(
     pictures: np.ndarray,
     arms: Sequence[str],
-    seeds: Sequence[int],
+    seeds: Sequence[int | str],
     notes: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
     """Pictures on a grid: a row per arm, a column per seed, same latents down a column.
@@ -64,7 +64,7 @@ def picture_grid(
     Args:
         pictures: uint8 [arm, seed, height, width, 3].
         arms: Row labels.
-        seeds: Column labels.
+        seeds: Column labels; a text stands as it is.
         notes: A few words under each picture, [arm][seed].
     """
     rows, columns = pictures.shape[:2]
@@ -78,7 +78,9 @@ def picture_grid(
         if notes:
             axis.set_xlabel(notes[row][column], fontsize=7, labelpad=2)
         if row == 0:
-            axis.set_title(f"seed {seeds[column]}", loc="center", fontsize=8)
+            label = seeds[column]
+            title = label if isinstance(label, str) else f"seed {label}"
+            axis.set_title(title, loc="center", fontsize=8)
         if column == 0:
             axis.set_ylabel(arms[row], rotation=0, ha="right", va="center")
         axis.spines[:].set_visible(False)
@@ -124,7 +126,10 @@ def compared_arms(
     labels = [f"{name} (n={min(e.n for e in arms.values())})" for name, arms in values.items()]
     left.set(xlabel=quantity, yticks=range(len(values)), yticklabels=labels)
     left.invert_yaxis()
-    left.set_xlim(left=0)
+    if min(e.low for arms in values.values() for e in arms.values()) >= 0:
+        left.set_xlim(left=0)
+    else:
+        left.axvline(0, color="0.6", linewidth=0.8)
     right.set(xlabel=f"{difference}\n(95 % intervals)")
     figure.legend(loc="outside upper left", ncols=len(roles))
     return figure

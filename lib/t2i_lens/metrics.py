@@ -6,7 +6,7 @@ Nothing here knows a pipeline, a file or a figure.
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import exprel
-from scipy.stats import percentileofscore
+from scipy.stats import entropy, percentileofscore
 from sklearn.metrics.pairwise import cosine_similarity
 
 BLOCK_ROWS = 1024  # rows per block of a pairwise product; bounds memory, changes no result
@@ -175,3 +175,51 @@ def marchenko_pastur_density(
     low, high = marchenko_pastur_edges(rows, width)
     inside = np.clip((high - eigenvalues) * (eigenvalues - low), 0, None)
     return np.sqrt(inside) / (2 * np.pi * (width / rows) * eigenvalues)
+
+
+def gini(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*axes"]:
+    """Gini coefficient of each map's pixels: 0 if flat, near 1 if one pixel has all.
+
+    Free of the map's scale, so maps of any total can be compared.
+
+    Args:
+        maps: Not negative, and not all zero.
+    Raises: ValueError: a map has no positive pixel.
+    Shown in: notebooks/04_attention_dominance.ipynb
+    """
+    shares = np.sort(_pixel_shares(maps), axis=-1)
+    count = shares.shape[-1]
+    weights = 2 * np.arange(1, count + 1) - count - 1
+    return np.asarray((shares * weights).sum(-1) / count)
+
+
+def flatness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*axes"]:
+    """Entropy of each map over its largest possible value: 1 if flat, 0 if one pixel has all.
+
+    Args: As in `gini`.
+    Raises: ValueError: a map has no positive pixel.
+    """
+    shares = _pixel_shares(maps)
+    return np.asarray(entropy(shares, axis=-1) / np.log(shares.shape[-1]))
+
+
+def roughness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*axes"]:
+    """Total variation of each map over its sum: 0 if flat, 4 at most.
+
+    The absolute differences between neighbours, across and down, added up. A smooth hill has
+    little, the same pixels in random order have much.
+
+    Args: As in `gini`.
+    Raises: ValueError: a map has no positive pixel.
+    """
+    shares = _pixel_shares(maps).reshape(maps.shape)
+    across, down = (np.abs(np.diff(shares, axis=axis)).sum((-2, -1)) for axis in (-1, -2))
+    return np.asarray(across + down)
+
+
+def _pixel_shares(maps: np.ndarray) -> np.ndarray:
+    flat = np.asarray(maps, dtype=float).reshape(*maps.shape[:-2], -1)
+    total = flat.sum(-1, keepdims=True)
+    if not (total > 0).all() or (flat < 0).any():
+        raise ValueError("a map needs pixels of at least 0, and one above it")
+    return flat / total

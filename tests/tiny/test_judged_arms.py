@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from t2i_lens import destruction
+from t2i_lens.edits import Force, Scale, Value
 from t2i_lens.embedding_table import read_table
 from t2i_lens.embeddings import Inversion
 from t2i_lens.store import Lazy
@@ -68,6 +69,33 @@ def test_readings_belong_to_their_own_prompt_and_seed(shared_pipe):
     expected = BrightnessJudge().read(alone).nouns[0, 1]
     found = readings.query("noun == 'friend' and seed == 1")["probability"].item()
     assert found == pytest.approx(expected, abs=1 / 255)  # batches may differ by a grey level
+
+
+def scaled(word, factor, name):
+    return arm(word, name) | {"edits": (Scale(factor, positions=()),)}
+
+
+def test_an_edit_of_an_arm_is_made_at_its_slot_in_every_prompt(shared_pipe):
+    sentences, edits = destruction.placed(shared_pipe, [scaled("toy", 2.0, "long")], PROMPTS)
+    assert sentences == ["a toy next to a man", "a red toy and a friend"]
+    assert [some[0].positions for some in edits] == [(2,), (3,)]
+
+
+def test_arms_differ_by_their_edits_and_an_identity_changes_nothing(shared_pipe):
+    arms = [arm("toy", "plain"), scaled("toy", 1.0, "same"), scaled("toy", 20.0, "long")]
+    drawn = destruction.draw_arms(shared_pipe, arms, PROMPTS, [0, 1], **FEW)["pictures"]
+    assert drawn.shape == (3, 2, 2, 16, 16, 3)
+    np.testing.assert_allclose(drawn[0].astype(int), drawn[1], atol=1)  # batches: a grey level
+    assert (drawn[0] != drawn[2]).any()
+    long = judged(shared_pipe, arms).query("arm == 'long'")["probability"].to_numpy()
+    alone = judged(shared_pipe, arms[2:])["probability"].to_numpy()
+    np.testing.assert_allclose(long, alone, atol=1 / 255)
+
+
+def test_an_edit_without_a_place_in_the_row_is_refused(shared_pipe):
+    to_bos = Force(Value("BOS", torch.eye(77)[0]), layer=0, queries=(2,))
+    with pytest.raises(ValueError, match="Force has no positions"):
+        judged(shared_pipe, [arm("toy", "forced") | {"edits": (to_bos,)}])
 
 
 def test_a_noun_that_the_judge_does_not_know_is_named(shared_pipe):

@@ -73,3 +73,28 @@ def test_a_missing_quality_file_leaves_the_judge_unmeasured(tmp_path):
     assert destruction.judge_scores(file) == {"recall": None, "precision": None}
     file.write_text(json.dumps({"judge": {"recall_mean_per_noun": 0.97}}))
     assert destruction.judge_scores(file) == {"recall": 0.97, "precision": None}
+
+
+def test_found_shares_count_what_each_prompt_asks_for():
+    found = destruction.found_share(READINGS)["hero"]
+    np.testing.assert_array_equal(found["TI token"], [[0.5, 0.5]])  # man is missed, hat is not
+    np.testing.assert_array_equal(found["class word"], [[1, 1]])
+    subject = destruction.found_share(READINGS, "subject")["hero"]
+    np.testing.assert_array_equal(subject["TI token"], [[1, 1]])
+
+
+def test_found_shares_of_prompts_with_different_numbers_of_objects_are_not_mixed():
+    fewer = READINGS[READINGS["noun"] != "hat"].assign(prompt="the {} and a man")
+    found = destruction.found_share(pd.concat([READINGS, fewer]))["hero"]
+    np.testing.assert_array_equal(found["TI token"], [[0.5, 0.5], [0, 0]])
+
+
+def test_arms_are_one_if_words_and_edits_are():
+    from t2i_lens.edits import Scale
+
+    arms = [
+        {"word": "toy"}, {"word": "toy", "edits": (Scale(2.0, positions=()),)}, {"word": "dog"},
+        {"word": "toy", "edits": ()}, {"word": "toy", "edits": (Scale(2.0, positions=()),)},
+    ]  # fmt: skip
+    unique, place = destruction.distinct(arms)
+    assert unique == arms[:3] and place == [0, 1, 2, 0, 1]

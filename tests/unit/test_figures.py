@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import embedding_figures, figures
+from t2i_lens import curve_figures, embedding_figures, figures, heat_map_figures
 from t2i_lens.stats import Estimate
 
 RNG = np.random.default_rng(0)
@@ -58,6 +58,37 @@ def plane():
     return embedding_figures.plane({"tokens": (RNG.normal(size=(5, 2)), "content")}, ("a", "b"))
 
 
+def token_maps():
+    pictures = RNG.integers(0, 255, (2, 8, 8, 3), dtype=np.uint8)
+    pieces = [["a", "b", "c"]] * 2
+    maps = RNG.random((2, 3, 4, 4))
+    return heat_map_figures.token_maps(pictures, maps, pieces, ["x", "y"], "share", floor=1e-3)
+
+
+def norms_by_role():
+    values = {"BOS": {"TI token": Estimate(2000, 1900, 2100, 4)}, "words": {"TI token": ESTIMATE}}
+    roles = {"TI token": "placeholder"}
+    return heat_map_figures.norms_by_role(values, roles, 3200, {"words": (10, 70)}, "norm")
+
+
+def norms_where():
+    curves = {"BOS": (np.array([60.0, 50.0]), "bos", "-")}
+    markers = {"BOS": (np.array([60.0, 40.0, 50.0]), "bos", "o")}
+    return heat_map_figures.norms_where(curves, markers, ["down.0.0", "mid.0", "up.1.0"], 64.0)
+
+
+def dose_curves():
+    curves = {"TI token": ([ESTIMATE] * 3, "placeholder", "-")}
+    doses, marks = np.array([0.5, 1, 2]), {"own": (1.5, "law")}
+    panels = {"lost": curves, "found": curves}
+    return curve_figures.dose_curves(doses, panels, "norm", log=True, marks=marks)
+
+
+def outcome_against():
+    curves = {"hero": (np.array([0.9, 0.5]), np.array([1.0, 0.2]), "placeholder")}
+    return curve_figures.outcome_against(curves, "attention", "presence", 0.5)
+
+
 DRAWN = [
     picture_grid,
     compared_arms,
@@ -67,6 +98,11 @@ DRAWN = [
     norm_growth,
     spectra,
     plane,
+    token_maps,
+    norms_by_role,
+    norms_where,
+    dose_curves,
+    outcome_against,
 ]
 
 
@@ -114,3 +150,26 @@ def test_a_small_group_beside_a_tall_one_stays_visible():
     groups = {"many": (np.zeros(5000), "content"), "few": (np.ones(3), "eos")}
     figure = figures.marked_histogram(groups, np.linspace(-1, 2, 4), {}, "norm")
     assert figure.axes[0].get_yscale() == "symlog"
+
+
+def test_maps_of_one_figure_share_their_colours():
+    figure = token_maps()
+    limits = {
+        image.get_clim() for a in figure.axes for image in a.images if image.get_array().ndim == 2
+    }
+    assert len(limits) == 1
+
+
+def test_a_text_over_a_column_stands_as_it_is():
+    pictures = np.zeros((1, 2, 8, 8, 3), dtype=np.uint8)
+    titles = [
+        a.get_title(loc="center") for a in figures.picture_grid(pictures, ["a"], ["own", 3]).axes
+    ]
+    assert titles == ["own", "seed 3"]
+
+
+def test_differences_below_zero_are_shown_whole():
+    below = Estimate(-0.5, -0.7, -0.2, 4)
+    roles = {"TI token": "placeholder"}
+    figure = figures.compared_arms({"hero": {"TI token": below}}, {"hero": below}, roles, "a", "b")
+    assert figure.axes[0].get_xlim()[0] <= -0.7

@@ -9,6 +9,7 @@ import pytest
 
 from t2i_lens import metrics
 from t2i_lens.closure import closure, code_hash
+from t2i_lens.edits import Scale
 from t2i_lens.metrics import unit_rows
 from t2i_lens.store import Lazy, Store, canonical
 
@@ -140,3 +141,11 @@ def test_the_code_hash_follows_imports(tmp_path):
 def test_functions_of_one_module_share_a_code_hash_and_others_do_not():
     assert code_hash(unit_rows) == code_hash(metrics.percentile)
     assert code_hash(unit_rows) != code_hash(canonical)
+
+
+def test_an_edit_is_keyed_by_what_it_does():
+    def key(factor):
+        return canonical([{"word": "toy", "edits": (Scale(factor, positions=()),)}])
+
+    assert key(2.0) == key(2.0) != key(3.0)
+    json.dumps(key(2.0))  # a key is plain
