@@ -62,8 +62,8 @@ class Store:
         Args:
             name: What the result is; the first part of its file name.
             function: Defined in a module; returns a dict of arrays or a data frame.
-            kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the function
-                gets loaded and which are loaded only if it has to be called.
+            kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the
+                function gets loaded and which are loaded only if it has to be called.
         Raises:
             TypeError: an argument has no canonical form, or the result is of another kind.
             ValueError: the function is defined in a notebook.
