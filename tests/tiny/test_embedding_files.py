@@ -213,14 +213,6 @@ def test_names_that_begin_one_another_keep_their_own_vectors(tmp_path, pipe):
     assert fed.ids[4:7] == ids["ctoy"]
 
 
-def test_diffusers_takes_one_name_for_the_other(tmp_path, pipe):
-    for name, vectors in (("ctoy", 3), ("ctoy2", 1)):
-        torch.save({name: rows(vectors)}, tmp_path / f"{name}.bin")
-        pipe.load_textual_inversion(str(tmp_path / f"{name}.bin"))
-    prompt = pipe.maybe_convert_prompt("ctoy2", pipe.tokenizer)
-    assert pipe.tokenizer.convert_tokens_to_ids("ctoy2") not in pipe.tokenizer(prompt).input_ids
-
-
 def test_a_bare_word_does_not_match_inside_another(tmp_path, pipe):
     (token,) = read_tokens(write("diffusers, bare word", tmp_path))
     ids = attach_token(pipe, token)

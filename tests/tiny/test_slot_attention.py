@@ -22,7 +22,7 @@ def test_it_is_the_diagonal_at_the_slot(shared_pipe):
 def test_a_path_starts_at_the_unturned_row_and_moves(shared_pipe):
     width = shared_pipe.text_encoder.get_input_embeddings().embedding_dim
     goal = np.random.default_rng(0).normal(size=width)
-    arms = [ARM, *rotation.turned(ARM, goal, [0, 1], path="random")]
+    arms = [ARM, *rotation.turned(ARM, goal, [0.0, 1.0], path="random")]
     plain, start, end = rotation.slot_attention(shared_pipe, arms, PROMPTS)["attention"]
     np.testing.assert_allclose(start, plain, rtol=1e-4)
     assert np.abs(end - plain).max() > 1e-4

@@ -106,11 +106,8 @@ def test_a_caption_says_sketch_exactly_when_the_picture_is_one():
 def test_a_sketch_is_mostly_paper_and_has_the_colour_of_its_ink():
     palette = {name: np.array(rgb) for name, rgb in world_words()["colours"].items()}
     for noun in world_words()["nouns"]:
-        drawn, sketched = (
-            render(Scene((Thing(noun, "red"),), style=style), np.random.default_rng(9))
-            for style in (None, "sketch")
-        )
-        assert (sketched @ LUMINANCE).mean() > (drawn @ LUMINANCE).mean(), noun
+        sketched = render(Scene((Thing(noun, "red"),), style="sketch"), np.random.default_rng(9))
+        assert ((sketched @ LUMINANCE) > 200).mean() > 0.8, noun
         ink = sketched[(sketched @ LUMINANCE) < 140].astype(float)  # lines, not shading
         assert len(ink) > 20, noun
         nearest = [min(palette, key=lambda n, i=i: np.abs(palette[n] - i).sum()) for i in ink]

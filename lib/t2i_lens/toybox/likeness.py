@@ -29,7 +29,7 @@ class PictureEye:
     @torch.no_grad()
     def embed(
         self, pictures: UInt8[np.ndarray, "picture height width 3"], batch_size: int = 128
-    ) -> Float[np.ndarray, "picture width"]:
+    ) -> Float[np.ndarray, "picture feature"]:
         """Unit vectors of pictures of 64x64."""
         parts = [
             self._projection(

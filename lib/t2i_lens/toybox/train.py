@@ -34,10 +34,10 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(
-        autoencoder=Schedule(1800, 24, 1e-3, decay=0.8, ema=0.99),
-        text_encoder=Schedule(600, 256, 1e-3, decay=0.8, ema=0.99),
-        judge=Schedule(540, 128, 1e-3, decay=0.8, ema=0.99),
-        unet=Schedule(1_950, 32, 7e-4, decay=0.9, ema=0.995),
+        autoencoder=Schedule(5_400, 24, 1e-3, decay=0.8, ema=0.99),
+        text_encoder=Schedule(2_000, 256, 1e-3, decay=0.8, ema=0.99),
+        judge=Schedule(1_000, 128, 1e-3, decay=0.8, ema=0.99),
+        unet=Schedule(20_000, 32, 8e-4, decay=0.75, ema=0.998),
         pool=56_000,
     ),
     "gpu": Preset(
