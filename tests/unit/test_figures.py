@@ -66,7 +66,10 @@ def token_maps():
 
 
 def norms_by_role():
-    values = {"BOS": {"TI token": Estimate(2000.0, 1900.0, 2100.0, 4)}, "words": {"TI token": ESTIMATE}}
+    values = {
+        "BOS": {"TI token": Estimate(2000.0, 1900.0, 2100.0, 4)},
+        "words": {"TI token": ESTIMATE},
+    }
     roles = {"TI token": "placeholder"}
     return heat_map_figures.norms_by_role(values, roles, 3200.0, {"words": (10.0, 70.0)}, "norm")
 
