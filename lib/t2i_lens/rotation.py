@@ -112,7 +112,7 @@ def over_cells(
     Returns: n counts (prompt, seed) cells.
     """
     flat = values.reshape(len(values), -1)
-    cells = np.arange(flat.shape[1]).reshape(values.shape[1:])
+    cells = np.arange(flat.shape[1], dtype=float).reshape(values.shape[1:])
     found = crossed_bootstrap(
         cells, lambda picked: statistic(flat[:, picked.astype(int).ravel()].mean(1))
     )

@@ -28,7 +28,7 @@ def test_a_path_begins_at_the_scaled_row_and_ends_at_the_goal():
     import torch
 
     arm = {"concept": "hero", "arm": "TI token", "word": "<t>"}
-    arms = rotation.turned(arm, GOAL, [0, 0.5, 1], factor=2 / 3, path="to goal")
+    arms = rotation.turned(arm, GOAL, [0.0, 0.5, 1.0], factor=2 / 3, path="to goal")
     assert [a["arm"] for a in arms] == ["to goal t=0", "to goal t=0.5", "to goal t=1"]
     ends = []
     for each in arms:
