@@ -25,7 +25,7 @@ from t2i_lens.toybox.card import write_card
 from t2i_lens.toybox.export import TOYBOX, load_pair
 from t2i_lens.toybox.judge import Judge, load_judge
 from t2i_lens.toybox.stages import ContrastivePair
-from t2i_lens.toybox.world import Scene, Thing, render, sample_scene
+from t2i_lens.toybox.world import STYLES, Scene, Thing, render, sample_scene
 
 CEILING = 96  # world signs read by OCR
 SHOWN_FAILURES = 6  # of each kind of prompt
@@ -82,9 +82,9 @@ def text_quality(pair: ContrastivePair, pipe: StableDiffusionPipeline, seed: int
     """Zero-shot noun accuracy on held-out single objects; retrieval@1, text to picture, of 256.
 
     Zero-shot with two sets of sentences. "Described": every single-object sentence of the world
-    (noun x colour x size x background), the noun of the best one counts, as CLIP's ensembles of
-    templates do. "Plain": "a photo of a NOUN", on all pictures and on those in natural colours
-    alone, because the plain sentence speaks of an untinted object.
+    (noun x colour x size x background x style), the noun of the best one counts, as CLIP's
+    ensembles of templates do. "Plain": "a photo of a NOUN", on all pictures and on those in
+    natural colours alone, because the plain sentence speaks of an untinted object.
     """
     rng = np.random.default_rng(seed)
     words = world_words()
@@ -97,9 +97,11 @@ def text_quality(pair: ContrastivePair, pipe: StableDiffusionPipeline, seed: int
     singles = [sample_scene(rng, (1.0, 0.0, 0.0, 0.0)) for _ in range(640)]
     pictures = torch.from_numpy(np.stack([render(scene, rng) for scene in singles]))
     seen = pair.embed_pictures(pictures)
-    kinds = list(product([None, *words["colours"]], [None, *words["sizes"]], BACKGROUNDS))
+    looks = ([None, *words["colours"]], [None, *words["sizes"]], BACKGROUNDS, [None, *STYLES])
+    kinds = list(product(*looks))
     described = [
-        embed([caption(Scene((Thing(n, c, s),), background=b)) for c, s, b in kinds]) for n in nouns
+        embed([caption(Scene((Thing(n, c, s),), None, b, look)) for c, s, b, look in kinds])
+        for n in nouns
     ]
     best = torch.stack([(seen @ texts.T).amax(1) for texts in described], 1).argmax(1)
     plain = (seen @ embed([f"a photo of a {noun}" for noun in nouns]).T).argmax(1)
