@@ -26,7 +26,7 @@ def pattern_maps(
     """
     rows = -(-len(maps) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, 0.3 + rows * 0.95 * WIDTH / columns), squeeze=False
+        rows, columns, figsize=(WIDTH, 0.3 + rows * 0.82 * WIDTH / columns), squeeze=False
     )
     for axis in axes.flat[len(maps) :]:
         axis.set_visible(False)
@@ -48,7 +48,8 @@ def pattern_maps(
             axis.text(key + 0.7, query, f"{pattern[query, key]:.3f}", fontsize=7, va="center")
     figure.supxlabel("key (looked at)", fontsize=8)
     figure.supylabel("query (looks)", fontsize=8)
-    figure.colorbar(image, ax=axes, label="attention, mean over heads", shrink=0.7, pad=0.01)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.01)
+    bar.set_label("attention", fontsize=8)
     return figure
 
 
@@ -72,8 +73,8 @@ def query_rows(
         spread = np.linspace(-0.25, 0.25, len(values))[:, None] * width
         axis.plot(at + spread, values, "o", color="black", markersize=2.5)
         for x, mean in zip(at, means, strict=True):
-            axis.text(x, 1.03, f"{mean:.3f}", ha="center", fontsize=7)
-    axis.set(ylim=(0, 1.1), ylabel=f"attention\n(bar: mean, dots: {heads} heads)")
+            axis.text(x, 1.06, f"{mean:.3f}", ha="center", fontsize=7)
+    axis.set(ylim=(0, 1.15), ylabel=f"attention\n(bar: mean, dots: {heads} heads)")
     axis.set_xticks(range(len(keys)), keys)
     figure.legend(loc="outside upper left", ncols=len(rows))
     return figure

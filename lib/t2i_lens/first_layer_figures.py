@@ -26,7 +26,8 @@ def score_terms(
 
     Args:
         arms: Label -> (an estimate per term and one of their sum, role).
-        excess: Difference between two arms, on its own scale, diverging from 0.
+        excess: Difference between two arms, on its own scale, diverging from 0; its sum over
+            terms is drawn below them.
         terms: Their names.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=[3, 2])
@@ -38,14 +39,15 @@ def score_terms(
         left.plot([e.value for e in estimates], y, "o", color=ROLES[role], ms=4.5, label=name)
     left.axvline(0, color="0.6", linewidth=0.8)
     left.set_yticks(range(len(terms) + 1), [*terms, "score"])
-    left.invert_yaxis()
+    left.set_ylim(len(terms) + 0.5, -0.5)
     left.set(xlabel="part of the score on itself,\nmean over heads (95 % intervals)")
-    reach = np.abs(excess).max()
-    image = right.imshow(excess.T, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
-    for (head, term), value in np.ndenumerate(excess):
+    drawn = np.column_stack([excess, excess.sum(axis=1)])
+    reach = np.abs(drawn).max()
+    image = right.imshow(drawn.T, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
+    for (head, term), value in np.ndenumerate(np.round(drawn, 1) + 0.0):  # no "-0.0"
         shade = "white" if abs(value) > 0.6 * reach else "black"
         right.text(head, term, f"{value:.1f}", ha="center", va="center", fontsize=6, color=shade)
-    right.set_yticks(range(len(terms)), [])
+    right.set_yticks(range(len(terms) + 1), [])
     right.set_xticks(range(len(excess)), range(1, len(excess) + 1))
     right.set(xlabel="head", title="excess over the class word")
     right.tick_params(length=0)
@@ -129,7 +131,7 @@ def predictions(
         quantity: What is predicted.
     """
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(WIDTH, 0.3 + 0.88 * WIDTH / len(panels)), sharey=True
+        1, len(panels), figsize=(WIDTH, 0.55 + 0.88 * WIDTH / len(panels)), sharey=True
     )
     for axis, (title, groups) in zip(axes, panels.items(), strict=True):
         axis.plot([0, 1], [0, 1], color=ROLES["law"], linewidth=0.8)
@@ -146,7 +148,7 @@ def predictions(
                 label=f"{label} (n={len(predicted)})",
             )
         axis.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel=f"{quantity}, predicted")
-    axes[0].set_ylabel(f"{quantity}, in the encoder")
+    axes[0].set_ylabel("in the encoder")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     return figure
@@ -172,7 +174,8 @@ def probe_curves(
     for shade, (label, accuracy) in zip(shades, by_position.items(), strict=True):
         right.plot(accuracy, color=shade, linewidth=1, label=label)
     right.set(xlabel="position", title="trained once")
-    right.legend(title="norm / mean norm", fontsize=7, title_fontsize=7, loc="center right")
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    right.legend(title="norm /\nmean norm", fontsize=7, title_fontsize=7, **beside)
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=7)
     return figure
 
