@@ -149,8 +149,9 @@ def orders(
             role = "placeholder" if changed[method] else "content"
             axis.plot([0, 1], ends, "o-", color=ROLES[role], markersize=5)
             for x, y, values, side in zip((0, 1), ends, scores, ("right", "left"), strict=True):
-                axis.text(x + (0.06 if x else -0.06), y, f"{values[method]:{',.0f' if values.max() >= 1000 else '.3g'}}", fontsize=7,
-                          ha=side, va="center")  # fmt: skip
+                form = ",.0f" if values.max() >= 1000 else ".3g"
+                place = x + (0.06 if x else -0.06)
+                axis.text(place, y, f"{values[method]:{form}}", fontsize=7, ha=side, va="center")
         order = np.argsort(ranks[0], kind="stable")
         tied = {
             rank: "\n".join(methods[m] for m in order if ranks[0][m] == rank) for rank in ranks[0]
