@@ -149,9 +149,9 @@ def orders(
             role = "placeholder" if changed[method] else "content"
             axis.plot([0, 1], ends, "o-", color=ROLES[role], markersize=5)
             for x, y, values, side in zip((0, 1), ends, scores, ("right", "left"), strict=True):
-                form = ",.0f" if values.max() >= 1000 else ".3g"
-                place = x + (0.06 if x else -0.06)
-                axis.text(place, y, f"{values[method]:{form}}", fontsize=7, ha=side, va="center")
+                digits = ",.0f" if values.max() >= 1000 else ".3g"
+                text, beside = f"{values[method]:{digits}}", x + (0.06 if x else -0.06)
+                axis.text(beside, y, text, fontsize=7, ha=side, va="center")
         order = np.argsort(ranks[0], kind="stable")
         tied = {
             rank: "\n".join(methods[m] for m in order if ranks[0][m] == rank) for rank in ranks[0]

@@ -102,9 +102,9 @@ def test_agreement_is_the_mean_over_error_and_text():
 
 def test_noise_keeps_to_its_limit_and_its_seed():
     grey = np.full((2, 8, 8, 3), 128, np.uint8)
-    noisy = text_editing.add_noise(grey, 20, 0, limit=15)
+    noisy = text_editing.add_noise(grey, 20.0, 0, limit=15)
     assert np.abs(noisy.astype(int) - 128).max() == 15
-    np.testing.assert_array_equal(noisy, text_editing.add_noise(grey, 20, 0, limit=15))
+    np.testing.assert_array_equal(noisy, text_editing.add_noise(grey, 20.0, 0, limit=15))
     true, wrapped = text_editing.errors(grey, noisy)
     np.testing.assert_array_equal(true, wrapped)  # below 16 levels nothing wraps
 
