@@ -217,7 +217,7 @@ def test_diffusers_takes_one_name_for_the_other(tmp_path, pipe):
     for name, vectors in (("ctoy", 3), ("ctoy2", 1)):
         torch.save({name: rows(vectors)}, tmp_path / f"{name}.bin")
         pipe.load_textual_inversion(str(tmp_path / f"{name}.bin"))
-    prompt = pipe.maybe_convert_prompt("ctoy2", pipe.tokenizer)
+    prompt = pipe.maybe_convert_prompt("ctoy2 next to ctoy", pipe.tokenizer)
     assert pipe.tokenizer.convert_tokens_to_ids("ctoy2") not in pipe.tokenizer(prompt).input_ids
 
 
