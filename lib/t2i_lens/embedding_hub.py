@@ -23,11 +23,12 @@ def locate(source: str) -> Path:
     """
     if Path(source).exists() or not re.fullmatch(rf"{LIBRARY}/[\w.-]+", source):
         return Path(source)
+    offline = False
     for name in FILES:
         try:
-            return Path(hf_hub_download(source, name))
+            return Path(hf_hub_download(source, name, local_files_only=offline))
         except LocalEntryNotFoundError:
-            continue  # offline and not cached: the other file may be
+            offline = True  # no network, and not cached: the other file may be
         except RepositoryNotFoundError:
             raise OSError(f"the Hub has no {source}: check the name") from None
         except EntryNotFoundError:

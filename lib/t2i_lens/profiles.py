@@ -275,6 +275,6 @@ def _unreachable(profile: ModelProfile, error: Exception) -> OSError:
         size = memory_need(profile)[1] / 1e9
         todo = (
             "it is neither in the cache nor reachable: connect to the network once "
-            f"(weights of about {size:.2g} GB in {profile.dtype}) or set HF_HOME to a cache with it"
+            f"(its weights take {size:.2g} GB in {profile.dtype}) or set HF_HOME to a cache with it"
         )
     return OSError(f"profile {profile.name!r} needs {profile.repo}; {todo}")

@@ -1,5 +1,6 @@
 """Without a network every command that would need one ends in one clear line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -53,15 +54,16 @@ def test_an_unpinned_profile_takes_the_cached_commit_and_says_so(tmp_path):
     reference.parent.mkdir(parents=True)
     reference.write_text("a" * 40)
     code = (
-        "from t2i_lens import profiles; p = profiles.settle(profiles.get('if'));"
-        "print(p.revision, p.pinned, profiles.fingerprint(p))"
+        "import os, sys; os.environ['T2I_LENS_RUN'] = sys.argv[1]; from t2i_lens.run import Run;"
+        "Run('of_ones_own', profile='if').finish()"
     )
-    result = python(tmp_path, "-c", code)
+    result = python(tmp_path, "-c", code, str(tmp_path / "run"))
     commit = "a" * 40
-    expected = f"{commit} False DeepFloyd/IF-I-XL-v1.0@{commit}:float32"
-    assert result.stdout.strip() == expected, result.stderr
-    assert "UserWarning: profile 'if' is unpinned" in result.stderr
-    assert commit in result.stderr
+    assert "UserWarning: profile 'if' is unpinned" in result.stderr and commit in result.stderr
+    provenance = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert provenance["revision"] == commit and provenance["pinned"] is False
+    assert provenance["model"].startswith(f"DeepFloyd/IF-I-XL-v1.0@{commit}:")
+    assert "9067 M parameters" in result.stdout
 
 
 def test_an_embedding_of_the_library_is_asked_for_in_one_line(tmp_path):
