@@ -204,6 +204,6 @@ def test_differences_below_zero_are_shown_whole():
 def test_panels_of_intervals_share_their_subjects_and_name_each_series_once():
     figure = interval_panels()
     left, right = figure.axes
-    assert [text.get_text() for text in left.get_yticklabels()] == ["norm", "share"]
+    assert [text.get_text() for text in left.get_yticklabels()] == ["norm (n=12)", "share (n=12)"]
     assert left.get_ylim() == right.get_ylim() and left.yaxis_inverted()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["alone", "given"]
