@@ -25,7 +25,7 @@ from t2i_lens.store import Lazy, Store, canonical, digest, write
 
 PROMPT_SET = "dose"
 SEEDS = (0, 1)
-SAMPLING = {"num_inference_steps": 15, "guidance_scale": 7.5}
+SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
 SHARES = (0.1, 0.3, 0.6, 1.0)  # of a training's steps
 TOKENS = ("standard", "seed_1", "seed_2")  # variants that are taken, see `inversion_plan`
 FILE, SIDECAR = "doses.parquet", "doses.json"
