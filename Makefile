@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke offline book sweep quality inversions record bench clean
+.PHONY: help env lint test smoke offline book sweep quality inversions doses record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -61,6 +61,9 @@ quality: $(READY) ## measure the toybox: data/models/toybox/quality.json and a c
 
 inversions: $(READY) ## train the placeholder tokens that are missing or of another model
 	@$(BIN)/t2i-lens invert
+
+doses: $(READY) ## draw every learned token at several steps of its training; says first what it costs
+	@$(BIN)/t2i-lens doses
 
 bench: $(READY) ## time sampling and textual inversion on this machine; keep it quiet meanwhile
 	$(BIN)/python -m t2i_lens.bench

@@ -167,6 +167,40 @@ def invert(
     manifest.update()
 
 
+@app.command()
+def doses(
+    share: Annotated[float, typer.Option(help="of the concepts, hero first", min=0.01, max=1)] = 1,
+    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
+) -> None:
+    """Draw every learned token at several steps of its training and keep what is lost.
+
+    It says what it costs before it starts; an interrupted command goes on where it was.
+    """
+    from dataclasses import asdict
+
+    from t2i_lens import destruction, dose, manifest, profiles
+    from t2i_lens.embedding_table import load_variants, read_table
+    from t2i_lens.paths import BUILD
+    from t2i_lens.store import Lazy, Store
+    from t2i_lens.toybox import judge
+
+    device, folder = profiles.best_device(), DATA / "embeddings" / profile
+    model = profiles.settle(profiles.get(profile), device)
+    pipe = Lazy(lambda: profiles.load(model, device), profiles.fingerprint(model))
+    tokens = load_variants(folder)
+    nouns = list(dict.fromkeys(tokens["superclass"]))
+    rows = read_table(pipe.get(), nouns)
+    table = dose.doses(tokens, dict(zip(nouns, rows["rows"][rows["word_ids"]], strict=True)))
+    names = list(dict.fromkeys(table["concept"]))
+    table = table[table["concept"].isin(names[: max(1, round(share * len(names)))])]
+    prompts = [asdict(prompt) for prompt in destruction.load_prompts(dose.PROMPT_SET)]
+    looker = destruction.lazy_file(judge.load_judge, judge.FOLDER / "judge.safetensors")
+    measured = dose.carry_out(Store(BUILD / "results"), pipe, looker, table, prompts)
+    marked = dose.marks(pipe, looker, table, prompts)
+    print(dose.save(measured, marked, folder.with_name(f"{profile}-doses")))
+    manifest.update()
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters × profiles")] = False,

@@ -1,10 +1,10 @@
-"""Figures of an outcome against a dose: how long a row is, how far it is turned."""
+"""Figures of an outcome against a dose: how long a row is, how far it is turned or trained."""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -79,4 +79,61 @@ def outcome_against(
     axis.set(xlabel=cause, ylabel=outcome)
     axis.set_ylim(bottom=0)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+    return figure
+
+
+@styled
+def norm_laws(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]],
+) -> Figure:
+    """Norm over training, measured and expected, a panel per thing that was varied.
+
+    Args: panels: Title -> label -> (steps, measured norms, expected norms). Expected norms are
+        drawn in black, over the colours of the measured ones.
+    """
+    columns = 3
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, 2.3 * rows), sharex=True, squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(curves)))
+        for shade, (label, (steps, measured, expected)) in zip(shades, curves.items(), strict=True):
+            axis.plot(steps, measured, color=shade, linewidth=2.5, alpha=0.7, label=label)
+            axis.plot(steps, expected, ":", color=ROLES["law"], linewidth=1)
+        axis.set(title=title, xlabel="training step")
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=6)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("norm")
+    return figure
+
+
+@styled
+def against_causes(
+    causes: Mapping[str, Float[np.ndarray, " token"]],
+    outcome: Float[np.ndarray, " token"],
+    groups: Mapping[str, tuple[Bool[np.ndarray, " token"], str]],
+    label: str,
+) -> Figure:
+    """One outcome against several possible causes, a panel each.
+
+    Args:
+        causes: Label of the axis -> value of every token.
+        outcome: Of every token.
+        groups: Label -> (which tokens, role).
+        label: Of the outcome.
+    """
+    figure, axes = plt.subplots(1, len(causes), figsize=(WIDTH, 2.5), sharey=True, squeeze=False)
+    for axis, (cause, values) in zip(axes[0], causes.items(), strict=True):
+        for name, (chosen, role) in groups.items():
+            text = f"{name} (n={int(chosen.sum())})"
+            axis.scatter(
+                values[chosen], outcome[chosen], s=9, alpha=0.6, color=ROLES[role], label=text
+            )
+        axis.set_xlabel(cause, fontsize=8)
+    axes[0, 0].set_ylabel(label)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure

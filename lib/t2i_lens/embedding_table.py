@@ -139,10 +139,11 @@ def load_variants(folder: Path) -> pd.DataFrame:
     """Every TI embedding of a model, the standard ones and those trained in other ways.
 
     Args: folder: Of the standard inversions, as in `load_inversions`.
-    Returns: Columns variant ("standard" or the folder's name), concept, seed, learning_rate,
-        initialisation and contexts (see `inversion_plan.Variant`), templates (how many),
-        placeholder_token, vector (final, [d_model]), norm (of it), trajectory (see
-        `embeddings.Inversion`).
+    Returns: Columns variant ("standard" or the folder's name), concept, kind and superclass
+        (see `embeddings.Concept`), seed, learning_rate,
+        initialisation, contexts and pictures (see `inversion_plan.Variant`), templates (how
+        many), placeholder_token, vector (final, [d_model]), norm (of it), trajectory and config
+        (see `embeddings.Inversion`).
     Raises:
         FileNotFoundError: there are no standard ones.
         ValueError: a placeholder has several vectors.
@@ -159,15 +160,19 @@ def load_variants(folder: Path) -> pd.DataFrame:
             {
                 "variant": variant,
                 "concept": inversion.concept.name,
+                "kind": inversion.concept.kind,
+                "superclass": inversion.concept.superclass,
                 "seed": inversion.config["seed"],
                 "learning_rate": inversion.config["learning_rate"],
                 "initialisation": inversion.provenance.get("initialisation", "class_word"),
                 "contexts": inversion.provenance.get("contexts", "none"),
+                "pictures": inversion.provenance.get("pictures", "own"),
                 "templates": len(inversion.config["templates"]),
                 "placeholder_token": inversion.concept.placeholder_token,
                 "vector": vector,
                 "norm": float(np.linalg.norm(vector)),
                 "trajectory": inversion.trajectory,
+                "config": inversion.config,
             }
         )
     return pd.DataFrame(rows)

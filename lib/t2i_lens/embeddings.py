@@ -64,7 +64,9 @@ class Inversion:
         trajectory: Columns `step` (optimiser steps taken; 0 is the initializer), `index`
             (of the vector, 0 for a single one), `vector` (the row itself, d_model
             floats), `norm`, `loss` (mean since the previous record; nan at step 0),
-            `cosine_to_initial`, `cosine_to_final`.
+            `gradient` (root mean square, since the previous record, of the norm of the row's
+            gradient, penalties included; nan at step 0), `cosine_to_initial`,
+            `cosine_to_final`.
         config: The parameters of training.
         provenance: Model fingerprint, hashes of the images, versions of the libraries.
     """

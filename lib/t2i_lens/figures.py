@@ -136,6 +136,39 @@ def compared_arms(
 
 
 @styled
+def interval_panels(
+    panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], roles: Mapping[str, str]
+) -> Figure:
+    """Estimates with their intervals: a panel per quantity, a row per subject.
+
+    Args:
+        panels: Quantity -> subject -> series -> estimate; the same subjects in all panels.
+        roles: Series -> role, which gives its colour.
+    """
+    subjects = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(WIDTH, 1.0 + 0.3 * len(subjects)), sharey=True, squeeze=False
+    )
+    every = [
+        (name, e.n) for rows in panels.values() for name, s in rows.items() for e in s.values()
+    ]
+    fewest = {name: min(n for other, n in every if other == name) for name in subjects}
+    labels = [f"{name} (n={fewest[name]})" for name in subjects]
+    for axis, (quantity, rows) in zip(axes[0], panels.items(), strict=True):
+        axis.axvline(0, color="0.6", linewidth=0.8)
+        for subject, series in rows.items():
+            for name, estimate in series.items():
+                offset = (list(roles).index(name) - (len(roles) - 1) / 2) * 0.22
+                _whisker(axis, estimate, subjects.index(subject) + offset, roles[name])
+        axis.set(xlabel=quantity, yticks=range(len(subjects)), yticklabels=labels)
+    axes[0, 0].invert_yaxis()
+    for name, role in roles.items():
+        axes[0, 0].plot([], [], "o-", color=ROLES[role], markersize=4.5, label=name)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure
+
+
+@styled
 def marked_histogram(
     groups: Mapping[str, tuple[np.ndarray, str]],
     edges: np.ndarray,

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from t2i_lens import row_steps
 from t2i_lens.embeddings import (
     Concept,
     Inversion,
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 # What all runs of a batch have in common.
-BATCH_FIELDS = ("steps", "batch_size", "num_vectors", "record_every", "bfloat16")
+BATCH_FIELDS = ("steps", "batch_size", "num_vectors", "record_every", "bfloat16", "optimizer")
 TIMED_STEPS = 5
 
 
@@ -64,8 +65,8 @@ def train(
     """Trains one placeholder per concept, all in one batch; the pipeline is left as it was.
 
     Args:
-        config: One for all concepts, or one each. Then they may differ in learning rate, weight
-            decay, seed, templates and flips, and a concept may come several times.
+        config: One for all concepts, or one each. Then they may differ in all that is not in
+            `BATCH_FIELDS`, and a concept may come several times.
         fingerprint: Names the model in the provenance; see `profiles.fingerprint`.
         initial: Where each placeholder starts; by default at its initializer's row.
     Returns: In the order of the concepts; `attach` puts one into a pipeline.
@@ -85,16 +86,14 @@ def train(
         initial = [initializer_rows(pipe, c, shared.num_vectors) for c in concepts]
     initial = torch.stack([rows.detach().float() for rows in initial]).to(device)
     rows = [torch.nn.Parameter(each.clone()) for each in initial]
-    optimizer = torch.optim.AdamW(
-        [{"params": [each], "lr": c.learning_rate, "weight_decay": c.weight_decay}
-         for each, c in zip(rows, configs, strict=True)],
-        betas=(0.9, 0.999), eps=1e-8,
-    )  # fmt: skip
+    optimizer = row_steps.optimizer_for(rows, configs)
     said = [sentences(*run) for run in runs]
     every = list(dict.fromkeys(sentence for each in said for sentence in each))
     templates = template_rows(pipe, every, shared.num_vectors)
     numbers = [torch.tensor([every.index(sentence) for sentence in each]) for each in said]
-    records, losses = [(0, initial.cpu(), torch.full((len(runs),), torch.nan))], []
+    none = torch.full((len(runs),), torch.nan)
+    records, losses = [(0, initial.cpu(), none, none[:, None].expand(initial.shape[:2]))], []
+    squares = []
     with _frozen(pipe, shared), tqdm(range(shared.steps), "inversion", disable=not progress) as bar:
         draws = [Draws(pipe, *run, scheduler.config.num_train_timesteps) for run in runs]
         for step in bar:
@@ -105,15 +104,19 @@ def train(
             batch = tuple(torch.cat(part).to(device) for part in zip(*drawn, strict=True))
             loss = _losses(pipe, scheduler, shared, torch.stack(rows), templates, batch)
             optimizer.zero_grad()
-            loss.sum().backward()  # a sum: each row's gradient is what it would be alone
-            optimizer.step()
+            # A sum: each row's gradient is what it would be alone.
+            (loss + row_steps.penalties(torch.stack(rows), configs)).sum().backward()
+            squares.append(torch.stack([each.grad.square().sum(-1) for each in rows]))
+            row_steps.take(optimizer, rows, initial, configs)
             losses.append(loss.detach())
             if (step + 1) % shared.record_every == 0 or step + 1 == shared.steps:
                 mean = torch.stack(losses).mean(0).cpu()
                 now = torch.stack([each.detach().cpu() for each in rows])
-                records.append((step + 1, now, mean))
+                gradient = torch.stack(squares).mean(0).sqrt().cpu()
+                records.append((step + 1, now, mean, gradient))
                 bar.set_postfix(loss=f"{mean.mean():.3f}", norm=f"{now.norm(dim=-1).mean():.2f}")
                 losses.clear()
+                squares.clear()
     return [_inversion(*run, i, records, fingerprint) for i, run in enumerate(runs)]
 
 
@@ -256,10 +259,11 @@ def _inversion(
             "vector": vector.numpy(),
             "norm": float(vector.norm()),
             "loss": float(loss[place]),
+            "gradient": float(gradient[place, index]),
             "cosine_to_initial": float(functional.cosine_similarity(vector, initial[index], 0)),
             "cosine_to_final": float(functional.cosine_similarity(vector, final[index], 0)),
         }
-        for step, vectors, loss in records
+        for step, vectors, loss, gradient in records
         for index, vector in enumerate(vectors[place])
     ]
     libraries = ("torch", "diffusers", "transformers", "numpy")

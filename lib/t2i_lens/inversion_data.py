@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -67,16 +68,21 @@ class InversionConfig:
 
     Attributes:
         steps: Optimiser steps.
-        learning_rate: The rate AdamW gets; the script's `--scale_lr` is not applied.
+        learning_rate: The rate the optimiser gets; the script's `--scale_lr` is not applied.
         batch_size: Pictures per concept and step.
         num_vectors: Rows per placeholder, all started at the initializer's.
-        weight_decay: AdamW's decoupled decay.
+        weight_decay: AdamW's decoupled decay; in SGD, where the two are the same, L2's.
         seed: Together with the concept's name, fixes order, noise and timesteps.
         templates: Sentences with `{}` for the placeholder, for pictures without a caption.
         flip_probability: Of mirroring a picture.
         record_every: Steps between two records of the trajectory.
         bfloat16: Forward pass in bfloat16 autocast; rows and optimiser stay float32. Pays
             only where the processor has bfloat16 instructions.
+        optimizer: "sgd" is without momentum.
+        l1_penalty: Weight of Σ|e| over a run's rows, added to what is minimised.
+        l2_penalty: Weight of Σe², likewise.
+        fixed_norm: Only the direction is learned: the gradient's part along a row is taken out,
+            and after each step the row gets back the norm that it started with.
     """
 
     steps: int
@@ -89,6 +95,10 @@ class InversionConfig:
     flip_probability: float = 0.5
     record_every: int = 10
     bfloat16: bool = False
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    l1_penalty: float = 0.0
+    l2_penalty: float = 0.0
+    fixed_norm: bool = False
 
 
 class Draws(Iterator):

@@ -4,9 +4,10 @@ A variant trains some concepts in one way. The standard one is what the chapters
 differ from it in one thing each, so that the two can be compared.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -32,11 +33,19 @@ RECIPES = {
 }  # fmt: skip
 SEEDS = (0, 1, 2)
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
+WEIGHT_DECAYS = (0.0, 1e-2, 1e-1, 1.0)
+FEW = 4  # objects, the hero among them, that what makes the norm grow is asked of
+# Set from the size of the toybox's gradients in the first steps, a norm G of about a quarter, and
+# not from what they draw: with a penalty Adam's law is to settle near the vocabulary's norm n, at
+# l1 = lr·G·√π / (2√2·n) and l2 = √d·lr·G / (4n²), and SGD's steps are to be as long as Adam's, at
+# a rate of lr·√d / G.
+L1_PENALTY, L2_PENALTY, SGD_RATE = 1e-3, 1e-2, 0.25
 TOGETHER = 12  # runs in one batch; what is lost by an interruption is at most these
 
 # Whether pictures of the concept among other things, with a caption each, are trained on as well
 # as its own pictures with templates (half and half), or alone.
 Contexts = Literal["none", "mixed", "only"]
+Pictures = Literal["own", "noise"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Variant:
         concepts: Names.
         config: A style or colour scheme is trained with `STYLE_TEMPLATES` in place of its
             templates.
+        pictures: With "noise", pixels that know nothing of the concept are in its pictures' place.
     """
 
     name: str
@@ -55,6 +65,7 @@ class Variant:
     config: InversionConfig
     initialisation: Initialisation = "class_word"
     contexts: Contexts = "none"
+    pictures: Pictures = "own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +86,7 @@ class Run:
         return description(self.concept, self.config, fingerprint) | {
             "initialisation": self.variant.initialisation,
             "contexts": self.variant.contexts,
+            "pictures": self.variant.pictures,
         }
 
 
@@ -89,9 +101,9 @@ def recipe(profile: str) -> InversionConfig:
 
 
 def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant]:
-    """The study's variants: all concepts with three seeds; the hero also in other ways.
+    """The study's variants: all concepts with three seeds; the hero, or a few, in other ways.
 
-    The hero's other ways keep the standard seed, so they see the same noise and timesteps.
+    The other ways keep the standard seed, so they see the same noise and timesteps.
     """
     everything = tuple(c.name for c in concepts)
     hero = tuple(c.name for c in concepts if c.hero)
@@ -105,6 +117,7 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
     ]
     if not hero:
         return variants
+    few = (*hero, *(c.name for c in concepts if c.kind == "object" and not c.hero))[:FEW]
     one = replace(standard, templates=standard.templates[:1])
     # A run without a template must not be told to have 27.
     none = replace(standard, templates=())
@@ -123,7 +136,18 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
             for start in INITIALISATIONS
             if start != "class_word"
         ),
-    ]
+        *(
+            Variant(f"decay_{decay:g}", hero, replace(standard, weight_decay=decay))
+            for decay in WEIGHT_DECAYS
+            if decay != standard.weight_decay
+        ),
+        Variant("noise", few, standard, pictures="noise"),
+        Variant("l1", few, replace(standard, l1_penalty=L1_PENALTY)),
+        Variant("l2", few, replace(standard, l2_penalty=L2_PENALTY)),
+        Variant("direction", few, replace(standard, fixed_norm=True)),
+        Variant("sgd", few, replace(standard, optimizer="sgd", learning_rate=SGD_RATE,
+                                    weight_decay=0.0)),
+    ]  # fmt: skip
 
 
 def names(concepts: Sequence[Concept]) -> list[str]:
@@ -158,8 +182,17 @@ def runs(
                 config = replace(config, templates=STYLE_TEMPLATES)
             if variant.contexts != "none":
                 concept = in_contexts(concept, *contexts(name), mixed=variant.contexts == "mixed")
+            if variant.pictures == "noise":
+                concept = replace(concept, images=noise_pictures(concept))
             found.append(Run(variant, concept, config, target))
     return found
+
+
+def noise_pictures(concept: Concept) -> Images:
+    """As many pictures as the concept has, of its size, with every byte drawn at random."""
+    seed = int.from_bytes(hashlib.sha256(concept.name.encode()).digest()[:8])
+    drawn = np.random.default_rng(seed).integers(0, 256, concept.images.shape)
+    return drawn.astype(np.uint8)
 
 
 def in_contexts(
@@ -231,7 +264,8 @@ def carry_out(
         )
         for run, result in zip(chunk, results, strict=True):
             extra = run.provenance(fingerprint)
-            provenance = result.provenance | {k: extra[k] for k in ("initialisation", "contexts")}
+            named = ("initialisation", "contexts", "pictures")
+            provenance = result.provenance | {k: extra[k] for k in named}
             save(replace(result, provenance=provenance), run.folder)
         done += len(chunk)
         left = (time.perf_counter() - began) / done * (len(planned) - done) / 60
@@ -251,5 +285,8 @@ def _done(run: Run, fingerprint: str) -> bool:
         found = load(run.folder / run.concept.name)
     except (ValueError, OSError):  # missing, torn or damaged
         return False
-    has = found.provenance | {"config": found.config, "concept": identity(found.concept)}
+    # What was saved before there was a choice was made with what is now the default.
+    plain = {f.name: f.default for f in fields(InversionConfig) if f.default is not MISSING}
+    has = {"pictures": "own"} | found.provenance
+    has |= {"config": plain | found.config, "concept": identity(found.concept)}
     return all(has.get(key) == value for key, value in run.provenance(fingerprint).items())

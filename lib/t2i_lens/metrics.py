@@ -6,7 +6,7 @@ Nothing here knows a pipeline, a file or a figure.
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import exprel
-from scipy.stats import entropy, percentileofscore
+from scipy.stats import entropy, percentileofscore, rankdata
 from sklearn.metrics.pairwise import cosine_similarity
 
 BLOCK_ROWS = 1024  # rows per block of a pairwise product; bounds memory, changes no result
@@ -146,6 +146,32 @@ def growth_slope(grown: Float[np.ndarray, " step"], predicted: Float[np.ndarray,
     if not predicted.any():
         raise ValueError("the predicted growth is 0 at every step; record later steps")
     return float(grown @ predicted / (predicted @ predicted))
+
+
+def rank_correlation(
+    first: Float[np.ndarray, " observation"],
+    second: Float[np.ndarray, " observation"],
+    given: Float[np.ndarray, "observation cause"] | None = None,
+) -> float:
+    """Spearman's correlation, in [-1, 1]; of what `given` does not explain, if there is any.
+
+    Partial correlation: ranks of both are regressed on the ranks of what is given, and what is
+    left of them is correlated.
+
+    Args:
+        given: Held fixed; a column each.
+    Returns: 0 where one of the two is constant, or is explained whole.
+    """
+    ranks = [rankdata(each).astype(float) for each in (first, second)]
+    known = np.ones((len(first), 1))
+    if given is not None:
+        known = np.column_stack([known, *(rankdata(column) for column in given.T)])
+    left = [each - known @ np.linalg.lstsq(known, each)[0] for each in ranks]
+    size = [np.linalg.norm(each) for each in left]
+    # Below this what is left is rounding error of ranks up to the number of observations.
+    if min(size) < 1e-9 * len(first) ** 1.5:
+        return 0.0
+    return float(np.clip(left[0] @ left[1] / (size[0] * size[1]), -1, 1))
 
 
 def marchenko_pastur_edges(rows: int, width: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Turning the row in a slot towards another: what the first layer attends to, what is drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,6 @@ from jaxtyping import Float
 
 from t2i_lens.destruction import Arm, placed
 from t2i_lens.edits import Scale, Slerp, Value
-from t2i_lens.stats import Estimate, crossed_bootstrap
 from t2i_lens.text_attention import read_text, self_mass
 
 BATCH = 64  # sentences read at once; bounds memory, changes no result
@@ -96,25 +95,3 @@ def attention_at_half(
     before = after - 1
     share = (presence[before] - presence[0] / 2) / (presence[before] - presence[after])
     return float(attention[before] + share * (attention[after] - attention[before]))
-
-
-def over_cells(
-    values: Float[np.ndarray, "t prompt seed"], statistic: Callable[[np.ndarray], float]
-) -> Estimate:
-    """A number of a mean curve, with prompts and seeds resampled and the path's places kept.
-
-    The interval is widened to hold the value where resampling misses it, as it can for the
-    place of a maximum.
-
-    Args:
-        values: Outcome at every place, prompt and seed.
-        statistic: Number from a curve [t].
-    Returns: n counts (prompt, seed) cells.
-    """
-    flat = values.reshape(len(values), -1)
-    cells = np.arange(flat.shape[1], dtype=float).reshape(values.shape[1:])
-    found = crossed_bootstrap(
-        cells, lambda picked: statistic(flat[:, picked.astype(int).ravel()].mean(1))
-    )
-    low, high = min(found.low, found.value), max(found.high, found.value)
-    return Estimate(found.value, low, high, found.n)

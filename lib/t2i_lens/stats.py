@@ -83,6 +83,59 @@ def crossed_bootstrap(
     return Estimate(float(statistic(values)), float(low), float(high), values.size)
 
 
+def over_cells(
+    values: Float[np.ndarray, "arm *cell"], statistic: Callable[[np.ndarray], float]
+) -> Estimate:
+    """A number of the arms' means, with the cells resampled and the arms kept.
+
+    The interval is widened to hold the value where resampling misses it, as it can for the
+    place of a maximum.
+
+    Args:
+        values: Outcome in every arm, e.g. [arm, prompt, seed].
+        statistic: Number from the means [arm].
+    Returns: n counts cells.
+    Raises: ValueError: as `crossed_bootstrap`.
+    """
+    flat = values.reshape(len(values), -1)
+    cells = np.arange(flat.shape[1], dtype=float).reshape(values.shape[1:])
+    found = crossed_bootstrap(
+        cells, lambda picked: statistic(flat[:, picked.astype(int).ravel()].mean(1))
+    )
+    low, high = min(found.low, found.value), max(found.high, found.value)
+    return Estimate(found.value, low, high, found.n)
+
+
+def grouped_bootstrap(
+    groups: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int = 0
+) -> Estimate:
+    """Percentile bootstrap that draws whole groups, whose members are not independent.
+
+    Args:
+        groups: A label per observation, e.g. the concept of each token.
+        statistic: Number from the indices of observations; a group that is drawn twice has its
+            indices there twice.
+        seed: Of the resampling.
+    Returns: The statistic of all observations, its 95 % interval, n = observations.
+    Raises: ValueError: fewer than two groups.
+    """
+    labels = np.unique(groups)
+    if len(labels) < 2:
+        raise ValueError("all observations are in one group: there is none to resample")
+    members = [np.flatnonzero(groups == label) for label in labels]
+    rng = np.random.default_rng(seed)
+    drawn = [
+        statistic(
+            np.concatenate([members[pick] for pick in rng.integers(len(labels), size=len(labels))])
+        )
+        for _ in range(RESAMPLES)
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    value = float(statistic(np.arange(len(groups))))
+    return Estimate(value, min(float(low), value), max(float(high), value), len(groups))
+
+
 def mean_cosine_bootstrap(
     rows: Float[np.ndarray, "token d_model"], groups: np.ndarray, seed: int = 0
 ) -> Estimate:

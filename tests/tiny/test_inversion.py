@@ -182,8 +182,9 @@ def test_the_trajectory_goes_from_the_initializer_to_the_result(shared_pipe, mak
     np.testing.assert_allclose(first.cosine_to_initial, 1, atol=1e-6)
     np.testing.assert_allclose(last.cosine_to_final, 1, atol=1e-6)
     assert (last.cosine_to_initial < 1 - 1e-5).all()
-    assert first.loss.isna().all()
+    assert first.loss.isna().all() and first.gradient.isna().all()
     assert trajectory[trajectory.step > 0].loss.gt(0).all()
+    assert trajectory[trajectory.step > 0].gradient.gt(0).all()
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(shared_pipe, make_concept):
@@ -285,3 +286,56 @@ def test_the_seconds_of_a_step_do_not_hold_what_comes_before_it(shared_pipe, mak
     before = time.perf_counter() - began
     step = inversion.seconds_per_step(shared_pipe, [concept], [config])
     assert 0 < step < before / 2
+
+
+def test_penalties_and_fixed_norms_act_on_their_own_run_alone(shared_pipe, make_concept):
+    concept = make_concept("pinata")
+    settings = {"plain": {}, "l1": {"l1_penalty": 0.1}, "l2": {"l2_penalty": 0.1},
+                "fixed": {"fixed_norm": True}}  # fmt: skip
+    configs = [replace(CONFIG, steps=40, learning_rate=1e-2, **some) for some in settings.values()]
+    found = inversion.train(shared_pipe, [concept] * 4, configs, progress=False)
+    by = dict(zip(settings, found, strict=True))
+    norms = {name: each.trajectory.norm.to_numpy() for name, each in by.items()}
+    assert norms["l1"][-1] < norms["l2"][-1] < norms["plain"][-1]
+    assert norms["plain"][-1] > 1.5 * norms["plain"][0]
+    # Divided and multiplied by its norm at each step, in float32.
+    np.testing.assert_allclose(norms["fixed"], norms["fixed"][0], rtol=1e-5)
+    assert by["fixed"].trajectory.cosine_to_initial.iloc[-1] < 0.9
+    (alone,) = inversion.train(shared_pipe, [concept], configs[0], progress=False)
+    assert (alone.embedding - by["plain"].embedding).abs().max() < 10 * ROW_TOLERANCE
+
+
+def test_the_penalties_gradient_is_that_of_their_formula(shared_pipe, make_concept):
+    concept, one = make_concept("pinata"), replace(CONFIG, steps=1, optimizer="sgd",
+                                                   learning_rate=1.0, weight_decay=0.0)  # fmt: skip
+    configs = [one, replace(one, l1_penalty=0.5), replace(one, l2_penalty=0.25)]
+    plain, l1, l2 = inversion.train(shared_pipe, [concept] * 3, configs, progress=False)
+    start = torch.tensor(plain.trajectory.vector[0])
+    torch.testing.assert_close(plain.embedding - l1.embedding, 0.5 * start.sign()[None])
+    torch.testing.assert_close(plain.embedding - l2.embedding, 0.5 * start[None])
+
+
+def test_sgd_moves_a_row_by_its_gradient_and_the_gradients_norm_is_recorded(
+    shared_pipe, make_concept
+):
+    config = InversionConfig(3, 0.5, 2, record_every=1, optimizer="sgd", weight_decay=0.0)
+    (trained,) = inversion.train(shared_pipe, [make_concept("pinata")], config, progress=False)
+    moved = np.linalg.norm(np.diff(np.stack(trained.trajectory.vector), axis=0), axis=1)
+    np.testing.assert_allclose(moved, 0.5 * trained.trajectory.gradient[1:], rtol=1e-3)
+
+
+def test_the_recorded_gradient_is_a_root_mean_square_since_the_last_record(
+    shared_pipe, make_concept
+):
+    concept, config = make_concept("pinata"), InversionConfig(4, 5e-3, 2, record_every=1)
+    (every,) = inversion.train(shared_pipe, [concept], config, progress=False)
+    (coarse,) = inversion.train(shared_pipe, [concept], replace(config, record_every=4), False)
+    expected = np.sqrt(np.square(every.trajectory.gradient[1:]).mean())
+    assert coarse.trajectory.gradient.iloc[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_runs_of_different_optimisers_do_not_share_a_batch(shared_pipe, make_concept):
+    configs = [CONFIG, replace(CONFIG, optimizer="sgd")]
+    assert inversion.batch_key(configs[0]) != inversion.batch_key(configs[1])
+    with pytest.raises(ValueError, match="must agree in .*optimizer"):
+        inversion.train(shared_pipe, [make_concept("pinata")] * 2, configs, progress=False)

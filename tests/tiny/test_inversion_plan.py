@@ -1,5 +1,6 @@
 """The plan of all inversions: what is done stays done, and each run is what it would be alone."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -89,11 +90,20 @@ def test_the_plan_is_all_concepts_with_three_seeds_and_the_hero_in_other_ways(pl
         assert [r.concept.name for r in by_variant[name]] == [c.name for c in concepts]
     assert {run.config.seed for run in planned} == {0, 1, 2}
     hero = [run for run in planned if run.concept.name == "cat_toy" and run.config.seed == 0]
-    assert {r.config.learning_rate for r in hero} == {1e-3, 2e-3, 5e-3, 1e-2, 2e-2}
+    adam = [run for run in hero if run.config.optimizer == "adamw"]
+    assert {r.config.learning_rate for r in adam} == {1e-3, 2e-3, 5e-3, 1e-2, 2e-2}
+    assert {r.config.weight_decay for r in adam} == {0, 1e-2, 1e-1, 1}
+    objects = {c.name for c in concepts if c.kind == "object"}
+    for name in ("noise", "l1", "l2", "direction", "sgd"):
+        assert {r.concept.name for r in by_variant[name]} == objects
+    assert [v for v, some in by_variant.items() if some[0].config.fixed_norm] == ["direction"]
+    assert [v for v, some in by_variant.items() if some[0].config.l1_penalty] == ["l1"]
+    assert [v for v, some in by_variant.items() if some[0].config.l2_penalty] == ["l2"]
     assert {r.variant.initialisation for r in hero} == set(INITIALISATIONS)
     assert {len(r.config.templates) for r in hero} == {0, 1, 27}
     assert {r.variant.contexts for r in hero} == {"none", "mixed", "only"}
-    assert len(planned) == 3 * len(concepts) + len(hero) - 1
+    few = sum(len(by_variant[name]) - 1 for name in ("noise", "l1", "l2", "direction", "sgd"))
+    assert len(planned) == 3 * len(concepts) + len(hero) - 1 + few
     for run in planned:
         if run.concept.kind == "style":
             assert run.config.templates == STYLE_TEMPLATES
@@ -192,7 +202,12 @@ def test_each_run_is_what_it_would_be_alone(planned, carry_out, shared_pipe, voc
         results.append(beside.embedding[0])
     hero = [r for r, run in zip(results, planned, strict=True) if run.concept.name == "cat_toy"]
     apart = torch.cdist(torch.stack(hero), torch.stack(hero)) + torch.eye(len(hero))
-    assert apart.min() > 100 * ROW_TOLERANCE
+    # In four steps decay, penalties and a fixed norm have hardly begun to act.
+    assert apart.min() > 0
+    late = ("decay", "l1", "l2", "direction")
+    variants = [run.variant.name for run in planned if run.concept.name == "cat_toy"]
+    early = [i for i, name in enumerate(variants) if not name.startswith(late)]
+    assert apart[early][:, early].min() > 100 * ROW_TOLERANCE
 
 
 def test_initialisations_are_what_they_say(shared_pipe, vocabulary, make_concept):
@@ -303,3 +318,30 @@ def test_variants_lie_beside_the_standard_runs(planned, folder):
     for run in planned:
         standard = run.variant.name == "standard"
         assert run.folder == (folder if standard else variants_folder(folder) / run.variant.name)
+
+
+def test_noise_is_as_many_pictures_that_know_nothing_of_the_concept(planned):
+    noise = {run.concept.name: run for run in planned if run.variant.pictures == "noise"}
+    own = {run.concept.name: run for run in planned if run.variant.name == "standard"}
+    for name, run in noise.items():
+        assert run.concept.images.shape == own[name].concept.images.shape
+        assert run.concept.images.dtype == np.uint8
+        assert (run.concept.images != own[name].concept.images).mean() > 0.9
+        again = inversion_plan.noise_pictures(own[name].concept)
+        np.testing.assert_array_equal(run.concept.images, again)
+    assert (noise["cat_toy"].concept.images != noise["pinata"].concept.images).mean() > 0.9
+
+
+def test_a_run_saved_before_there_was_a_choice_is_not_trained_anew(planned, carry_out):
+    some = planned[:1]
+    carry_out(some)
+    file = some[0].folder / "cat_toy" / "provenance.json"
+    saved = json.loads(file.read_text())
+    for name in ("optimizer", "l1_penalty", "l2_penalty", "fixed_norm"):
+        del saved["config"][name]
+    del saved["pictures"]
+    file.write_text(json.dumps(saved))
+    assert inversion_plan.pending(some, "tiny@1") == []
+    penalised = replace(some[0], config=replace(some[0].config, l2_penalty=0.1))
+    noise = replace(some[0], variant=replace(some[0].variant, pictures="noise"))
+    assert inversion_plan.pending([penalised, noise], "tiny@1") == [penalised, noise]

@@ -87,6 +87,26 @@ def dose_curves():
     return curve_figures.dose_curves(doses, panels, "norm", log=True, marks=marks)
 
 
+def interval_panels():
+    rows = {"norm": {"alone": ESTIMATE, "given": ESTIMATE}, "share": {"alone": ESTIMATE}}
+    roles = {"alone": "placeholder", "given": "law"}
+    return figures.interval_panels({"correlation": rows, "lost": rows}, roles)
+
+
+def norm_laws():
+    steps = np.arange(0, 30, 10)
+    curves = {label: (steps, np.sqrt(steps + 1.0), np.sqrt(steps + 1.1)) for label in "ab"}
+    return curve_figures.norm_laws({"rate": curves, "decay": curves, "start": curves, "x": curves})
+
+
+def against_causes():
+    values, early = RNG.normal(size=20), np.arange(20) < 8
+    groups = {"TI tokens": (early, "placeholder"), "class words": (~early, "content")}
+    return curve_figures.against_causes(
+        {"norm": values, "share": values**2}, values + 1, groups, "objects lost"
+    )
+
+
 def outcome_against():
     curves = {"hero": (np.array([0.9, 0.5]), np.array([1.0, 0.2]), "placeholder")}
     return curve_figures.outcome_against(curves, "attention", "presence", 0.5)
@@ -106,6 +126,9 @@ DRAWN = [
     norms_where,
     dose_curves,
     outcome_against,
+    interval_panels,
+    norm_laws,
+    against_causes,
 ]
 
 
@@ -176,3 +199,11 @@ def test_differences_below_zero_are_shown_whole():
     roles = {"TI token": "placeholder"}
     figure = figures.compared_arms({"hero": {"TI token": below}}, {"hero": below}, roles, "a", "b")
     assert figure.axes[0].get_xlim()[0] <= -0.7
+
+
+def test_panels_of_intervals_share_their_subjects_and_name_each_series_once():
+    figure = interval_panels()
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["norm (n=12)", "share (n=12)"]
+    assert left.get_ylim() == right.get_ylim() and left.yaxis_inverted()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["alone", "given"]

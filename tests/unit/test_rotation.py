@@ -47,12 +47,3 @@ def test_half_of_the_presence_is_found_between_places():
 
 def test_a_presence_that_never_falls_gives_the_last_attention():
     assert rotation.attention_at_half(np.array([0.9, 0.1]), np.array([0.8, 0.5])) == 0.1
-
-
-def test_a_curve_keeps_its_places_while_cells_are_resampled():
-    rng = np.random.default_rng(0)
-    values = np.array([0.0, 5.0, 1.0])[:, None, None] + rng.normal(0, 0.1, (3, 4, 5))
-    peak = rotation.over_cells(values, lambda curve: float(np.argmax(curve)))
-    assert (peak.value, peak.low, peak.high, peak.n) == (1, 1, 1, 20)
-    mean = rotation.over_cells(values, lambda curve: curve[1])
-    assert mean.low < mean.value < mean.high and mean.value == pytest.approx(5, abs=0.1)
