@@ -24,8 +24,9 @@ WIDE_SHARE = 0.25  # of the contrastive pairs: one object from the wide nouns
 TWIN_SHARE = 0.2  # of the contrastive draws: a scene and one that differs in one thing
 LATENT_NOISE = 0.1  # the decoder learns to forgive what the U-Net gets slightly wrong
 MIN_SNR_GAMMA = 5.0
-SNR_FLOOR = 0.15  # what a caption decides is decided in noise that the plain weights neglect
+SNR_FLOOR = 0.5  # what a caption decides is decided in noise that the plain weights neglect
 RAREST, MOST = 0.15, 3.0  # least and greatest weight that is met by drawing a timestep more often
+RECALL = 0.5  # weight of the loss that keeps words apart in the text states
 ALIGNMENT = 0.5  # weight of the loss that ties the U-Net's middle to the picture tower
 
 
@@ -109,6 +110,36 @@ class ContrastivePair(nn.Module):
         return functional.normalize(self.picture_projection(pooled).float(), dim=-1)
 
 
+class RecallingPair(ContrastivePair):
+    """A pair whose text states also tell their own token and the one before it.
+
+    The contrastive loss reads EOS alone, so in a small encoder the states of all words become
+    summaries of the sentence so far, from which a U-Net hardly learns what to draw where. The two
+    heads are not shipped.
+    """
+
+    def __init__(self, vocabulary: int):
+        super().__init__(vocabulary)
+        self.own = nn.Linear(models.TEXT_WIDTH, vocabulary)
+        self.previous = nn.Linear(models.TEXT_WIDTH, vocabulary)
+
+    def recall_loss(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of both heads, from the first word to EOS.
+
+        Args:
+            states: ``[batch, token, width]``.
+            ids: ``[batch, token]``, padded with EOS.
+        """
+        eos = self.text.config.eos_token_id
+        said = (ids == eos).cumsum(1) <= 1
+        said[:, 0] = False  # BOS has nothing before it
+        before = ids.roll(1, 1)[said]
+        seen = states[said]
+        return functional.cross_entropy(self.own(seen), ids[said]) + functional.cross_entropy(
+            self.previous(seen), before
+        )
+
+
 @dataclass(frozen=True)
 class CaptionedBatches:
     """Callable for ``fit``: pictures with token ids, padded to the longest caption of the batch."""
@@ -139,17 +170,22 @@ def train_text_encoder(
 ) -> ContrastivePair:  # fmt: skip
     """Contrastive training of both towers; only the text tower is shipped (frozen from here on)."""
 
-    def loss_of(model: ContrastivePair, batch):
+    def loss_of(model: RecallingPair, batch):
         pictures, ids = (part.to(device) for part in batch)
-        text, seen = model.embed_text(ids), model.embed_pictures(pictures)
+        said, seen = model.text(ids), model.embed_pictures(pictures)
+        text = functional.normalize(model.text_projection(said.pooler_output).float(), dim=-1)
         logits = model.log_scale.exp().clamp(max=100) * text @ seen.T
         target = torch.arange(len(ids), device=device)
         loss = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+        recall = model.recall_loss(said.last_hidden_state, ids)
         hit = (logits.argmax(1) == target).float().mean()
-        return loss / 2, {"in_batch_accuracy": float(hit)}
+        figures = {"in_batch_accuracy": float(hit), "recall": float(recall.detach())}
+        return loss / 2 + RECALL * recall, figures
 
     batches = CaptionedBatches(schedule.batch, tokenizer)
-    pair = ContrastivePair(len(tokenizer))
+    pair = RecallingPair(len(tokenizer))
+    if initial is not None:
+        initial = pair.state_dict() | initial  # the heads of recall are not shipped
     return fit("text_encoder", folder, pair, batches, loss_of, schedule, device,
                initial=initial, compiled=(pair.pictures,))  # fmt: skip
 
