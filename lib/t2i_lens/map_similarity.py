@@ -139,6 +139,14 @@ def shuffled_gaps(
     return np.array([label_gap(values, rng.permutation(labels), rows) for _ in range(shuffles)])
 
 
+def matched_gaps(
+    values: Float[np.ndarray, " row"], labels: np.ndarray, groups: np.ndarray
+) -> Float[np.ndarray, " group"]:
+    """`label_gap` inside each group, e.g. prompt, that has both labels; perhaps of none."""
+    gaps = [label_gap(values, labels, np.flatnonzero(groups == g)) for g in np.unique(groups)]
+    return np.array([gap for gap in gaps if np.isfinite(gap)])
+
+
 def from_other_prompts(
     values: Float[np.ndarray, " pair"], groups: np.ndarray, seed: int = 0
 ) -> Float[np.ndarray, " pair"]:

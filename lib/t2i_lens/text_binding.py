@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import rankdata
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
@@ -124,7 +125,10 @@ def separation(kinds: np.ndarray, unbound: Sequence[str] = UNBOUND) -> Callable:
     def area(values: np.ndarray, rows: np.ndarray) -> float:
         bound = values[rows][kinds[rows] == "bound"]
         other = values[rows][np.isin(kinds[rows], unbound)]
-        return probability_of_superiority(bound, other) if len(bound) and len(other) else np.nan
+        if not len(bound) or not len(other):
+            return np.nan
+        ranks = rankdata(np.concatenate([bound, other]))[: len(bound)].sum()
+        return float(ranks - len(bound) * (len(bound) + 1) / 2) / (len(bound) * len(other))
 
     return area
 

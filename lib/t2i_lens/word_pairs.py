@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from t2i_lens.prompt_sets import PairedPrompt, pair_positions
+from t2i_lens.prompt_sets import Pair, PairedPrompt, pair_positions
 from t2i_lens.tokens import encode
 
 SWAPPED_JOINT = " and "
@@ -66,3 +66,19 @@ def adjoining(prompt: PairedPrompt) -> PairedPrompt:
     (_, noun), (colour, _) = prompt.bound
     text = f"{halves[0]} {halves[1].split(' ', 1)[1]}"
     return PairedPrompt(text, prompt.bound, ((colour, noun),))
+
+
+def with_word(prompt: PairedPrompt, noun: str, word: str) -> PairedPrompt:
+    """The prompt with another word in a noun's place, in its text and in its pairs.
+
+    Raises: ValueError: the noun is not there, or the word already is.
+    """
+    words = prompt.text.split()
+    if noun not in words or word in words:
+        raise ValueError(f"{word!r} cannot take the place of {noun!r} in {prompt.text!r}")
+
+    def put(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        return tuple((word if a == noun else a, word if b == noun else b) for a, b in pairs)
+
+    text = " ".join(word if each == noun else each for each in words)
+    return PairedPrompt(text, put(prompt.bound), put(prompt.unbound), prompt.relation)
