@@ -233,7 +233,7 @@ def rank_correlations(
 
 def determination(
     measured: Float[np.ndarray, "row *axes"], predicted: Float[np.ndarray, "row *axes"]
-) -> Float[np.ndarray, "*axes"]:
+) -> Float[np.ndarray, "*axes"] | float:
     """Coefficient of determination of a prediction without free parameters; at most 1.
 
     0 is what the mean of the measured values would reach; a prediction can be worse than that.

@@ -64,7 +64,8 @@ def adjoining(prompt: PairedPrompt) -> PairedPrompt:
     if len(halves) != 2 or len(prompt.bound) != 2:
         raise ValueError(f"{prompt.text!r} is not two coloured objects joined by 'and'")
     (_, noun), (colour, _) = prompt.bound
-    text = f"{halves[0]} {halves[1].split(' ', 1)[1]}"
+    second = [word for word in halves[1].split() if word not in ("a", "an")]
+    text = " ".join([halves[0], *second])
     return PairedPrompt(text, prompt.bound, ((colour, noun),))
 
 

@@ -160,7 +160,7 @@ def test_with_equal_queries_and_one_step_the_prediction_is_a_cosine_of_one(pipe)
 @pytest.mark.parametrize("measure", ["keys", "maps", "shares"])
 def test_hooks_are_gone_after_an_error(shared_pipe, measure):
     before = hook_count(shared_pipe.unet)
-    bad = SAMPLING | {"height": 7}  # not a size that the pipeline draws
+    bad = SAMPLING | {"height": 7, "width": 7}  # not a size that the pipeline draws
     with pytest.raises(ValueError, match="divisible"):
         if measure == "keys":
             key_predictions.measure_keys(shared_pipe, ["a cat"] * 2, [0], [0], **bad)
