@@ -10,7 +10,12 @@ import torch
 
 from t2i_lens.cross_attention import attention_pattern
 from t2i_lens.hooks import CrossAttention, guidance_branches, observed_cross_attention, short_name
-from t2i_lens.propositions import column_cosines, key_cosines, predicted_shares
+from t2i_lens.propositions import (
+    column_cosines,
+    key_cosines,
+    predicted_shares,
+    sink_cosines,
+)
 from t2i_lens.sampling import generate
 from t2i_lens.tokens import TokenRow, encode
 
@@ -65,7 +70,7 @@ def measure_keys(
             pattern = attention_pattern(call, rows)
             cosines = {
                 "measured": column_cosines(pattern),
-                "sink": column_cosines(pattern / pattern[..., :1]),
+                "sink": sink_cosines(query, key, call.scale),
                 "predicted": key_cosines(query, key, call.scale),
             }
             for name, each in cosines.items():

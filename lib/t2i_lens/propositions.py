@@ -37,6 +37,19 @@ def key_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes
     return torch.exp(-squared.clamp(min=0) / 2)
 
 
+def sink_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes token token"]:
+    """Cosine of two maps as it were if BOS alone decided the softmax's sum.
+
+    Proposition 1 before its second assumption: of the queries as they are, be they Gaussian or
+    not. Each map is exp(q · (k_i - k_0)), scaled to a largest value of 1, which changes no
+    cosine.
+
+    Args: As in `key_cosines`.
+    """
+    exponents = scale * query @ (key - key[..., :1, :]).mT
+    return column_cosines((exponents - exponents.amax(-2, keepdim=True)).exp())
+
+
 def predicted_shares(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes token"]:
     """Share of attention each token gets, from the moments of the queries.
 

@@ -31,6 +31,6 @@ def test_clouds_have_the_line_of_equality_only_where_it_means_something():
 def test_every_head_is_written_out_with_its_number():
     grids = {"a": RNG.uniform(-1, 1, (3, 2)), "b": RNG.uniform(-1, 1, (3, 2))}
     layers = {"a": ["1", "2", "3"], "b": ["x", "y", "z"]}
-    figure = figures.head_grids(grids, layers, "correlation", (-1, 1))
+    figure = figures.head_grids(grids, layers, "correlation", (-1.0, 1.0))
     for axis, values in zip(figure.axes[:2], grids.values(), strict=True):
         assert [t.get_text() for t in axis.texts] == [f"{v:.2f}" for v in values.flat]

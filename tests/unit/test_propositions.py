@@ -29,6 +29,14 @@ def test_cosines_follow_from_keys_where_bos_decides_the_sum_and_queries_are_gaus
     # The formula's error is of order 1 / sqrt(number of places), 0.002 here.
     torch.testing.assert_close(propositions.column_cosines(maps), predicted, atol=0.01, rtol=0)
     assert predicted.min() < 0.9  # the maps do differ
+    sink = propositions.sink_cosines(query, key, SCALE)
+    torch.testing.assert_close(sink, propositions.column_cosines(maps))
+
+
+def test_a_sink_that_nobody_looks_at_gives_no_nan():
+    query, key = gaussian(30), keys() * 1000
+    sink = propositions.sink_cosines(query.float(), key.float(), SCALE)
+    assert sink.isfinite().all()
 
 
 def test_fewer_queries_leave_a_larger_error():
