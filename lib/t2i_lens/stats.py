@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import bootstrap, mannwhitneyu, permutation_test
+from scipy.stats import bootstrap, mannwhitneyu, permutation_test, rankdata
 from statsmodels.stats.multitest import multipletests
 
 from t2i_lens.metrics import mean_pairwise_cosine
@@ -240,3 +240,56 @@ def holm(p_values: Sequence[float]) -> tuple[Bool[np.ndarray, " test"], Float[np
     """Which tests hold at 5 % over the whole family, and their Holm-corrected p values."""
     reject, corrected, _, _ = multipletests(p_values, alpha=1 - CONFIDENCE, method="holm")
     return reject, corrected
+
+
+def cluster_bootstrap(
+    labels: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray | float], seed: int = 0
+) -> list[Estimate]:
+    """Percentile bootstrap of rows that come in clusters of unequal size, e.g. by prompt.
+
+    Whole clusters are resampled, each with all its rows. A resample in which the statistic is
+    not finite, such as one without rows of some kind, is drawn again.
+
+    Args:
+        labels: The cluster of each row.
+        statistic: One number, or several at once, from the indices of the drawn rows.
+        seed: Of the resampling.
+    Returns: An estimate for each number; n is the number of clusters.
+    Raises: ValueError: fewer than two clusters, or the statistic of all rows is not finite.
+    """
+    names, inverse = np.unique(labels, return_inverse=True)
+    whole = np.atleast_1d(statistic(np.arange(len(inverse))))
+    if len(names) < 2 or not np.isfinite(whole).all():
+        raise ValueError(f"{len(names)} clusters give {whole}: nothing to resample")
+    members = [np.flatnonzero(inverse == place) for place in range(len(names))]
+    rng, drawn = np.random.default_rng(seed), []
+    while len(drawn) < RESAMPLES:
+        picks = rng.integers(len(names), size=len(names))
+        values = np.atleast_1d(statistic(np.concatenate([members[pick] for pick in picks])))
+        if np.isfinite(values).all():
+            drawn.append(values)
+    tail = (1 - CONFIDENCE) / 2
+    bounds = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    triples = zip(whole, *bounds, strict=True)
+    return [Estimate(float(v), float(a), float(b), len(names)) for v, a, b in triples]
+
+
+def rank_correlations(
+    x: Float[np.ndarray, " row"], ys: Float[np.ndarray, "row column"]
+) -> Float[np.ndarray, " column"]:
+    """Spearman's correlation of x with every column, in [-1, 1]; nan where one is constant."""
+    a, b = rankdata(x), rankdata(ys, axis=0)
+    a, b = a - a.mean(), b - b.mean(axis=0)
+    with np.errstate(invalid="ignore"):
+        return (a @ b) / np.sqrt((a @ a) * (b**2).sum(axis=0))
+
+
+def determination(
+    measured: Float[np.ndarray, "row *axes"], predicted: Float[np.ndarray, "row *axes"]
+) -> Float[np.ndarray, "*axes"] | float:
+    """Coefficient of determination of a prediction without free parameters; at most 1.
+
+    0 is what the mean of the measured values would reach; a prediction can be worse than that.
+    """
+    missed = ((measured - predicted) ** 2).sum(axis=0)
+    return 1 - missed / ((measured - measured.mean(axis=0)) ** 2).sum(axis=0)

@@ -22,6 +22,7 @@ class TextReading:
         patterns: Self-attention after softmax, in the layers that were read; causal, rows sum
             to 1 over keys.
         scores: The same before mask and softmax; keys after the query are not masked.
+        values: What the pattern mixes; a head's output is pattern @ value.
         inputs: Residual stream before each of these layers; for layer 0 the sum of token and
             position embedding, [prompt, layer, token, d_model].
         outputs: Residual stream after each of them, before the final norm.
@@ -32,6 +33,7 @@ class TextReading:
 
     patterns: TextPattern
     scores: TextPattern
+    values: Float[Tensor, "prompt layer head key channel"]
     inputs: Float[Tensor, "prompt layer token d_model"]
     outputs: Float[Tensor, "prompt layer token d_model"]
     states: TextStates
@@ -60,6 +62,7 @@ def read_ids(
     return TextReading(
         patterns=torch.stack(trace.patterns, 1),
         scores=torch.stack(trace.scores, 1),
+        values=torch.stack(trace.values, 1),
         inputs=torch.stack(trace.inputs, 1),
         outputs=torch.stack(trace.outputs, 1),
         states=states,

@@ -50,6 +50,7 @@ class TextTrace:
         outputs: Residual stream after each layer.
         scores: Before mask and softmax, [batch, head, query, key].
         patterns: After softmax, [batch, head, query, key].
+        values: What the pattern mixes, [batch, head, key, channel].
     """
 
     layers: tuple[int, ...]
@@ -57,6 +58,7 @@ class TextTrace:
     outputs: list[Tensor] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
     patterns: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
 
 
 def text_core(encoder: nn.Module) -> nn.Module:
@@ -207,6 +209,7 @@ def _trace(hooks: ExitStack, layer: nn.Module, trace: TextTrace) -> None:
         scores = seen.pop("query") @ seen.pop("key").transpose(-1, -2)
         trace.scores.append(scores * attention.scale)
         trace.patterns.append(output[1])
+        trace.values.append(seen.pop("value"))
 
     def keep_states(_, inputs: tuple, output: Tensor) -> None:
         trace.inputs.append(inputs[0])
@@ -214,5 +217,6 @@ def _trace(hooks: ExitStack, layer: nn.Module, trace: TextTrace) -> None:
 
     hold(hooks, attention.q_proj.register_forward_hook(keep("query")))
     hold(hooks, attention.k_proj.register_forward_hook(keep("key")))
+    hold(hooks, attention.v_proj.register_forward_hook(keep("value")))
     hold(hooks, attention.register_forward_hook(keep_attention))
     hold(hooks, layer.register_forward_hook(keep_states))
