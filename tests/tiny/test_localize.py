@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from t2i_lens import bench, localize, profiles
-from t2i_lens.edits import Inject, Value
 from t2i_lens.hooks import cross_attention_layers
 from t2i_lens.localize import NONE, Setting, draw_settings, single_layers
 from t2i_lens.sampling import generate, initial_latents, text_states
@@ -24,6 +23,10 @@ LATENTS, GREY_LEVELS = 1e-5, 1
 def any_pipe(request, shared_pipe):
     """Tiny SD with random weights, and the trained toybox."""
     return shared_pipe if request.param == "tiny" else profiles.load(profiles.get("toybox"))
+
+
+def hook_count(pipe):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules())
 
 
 @contextmanager
@@ -146,27 +149,26 @@ def test_without_guidance_the_only_half_is_injected(shared_pipe):
     ],
 )
 def test_a_bad_call_says_why_and_leaves_no_hook(shared_pipe, pairs, settings, message):
-    def hooks():
-        modules = shared_pipe.unet.modules()
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
-
-    before = hooks()
+    before = hook_count(shared_pipe)
     with pytest.raises(ValueError, match=message):
         drawn(shared_pipe, settings, pairs)
-    assert hooks() == before
+    assert hook_count(shared_pipe) == before
 
 
-def test_hooks_are_gone_after_an_error_in_the_middle_of_drawing(shared_pipe, monkeypatch):
-    def hooks():
-        modules = shared_pipe.unet.modules()
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+def test_hooks_are_gone_after_an_error_in_the_middle_of_drawing(shared_pipe):
+    layers, before = tuple(cross_attention_layers(shared_pipe.unet)), hook_count(shared_pipe)
+    calls = []
 
-    layers, before = tuple(cross_attention_layers(shared_pipe.unet)), hooks()
-    short = Value("short", torch.ones(3, 32))  # as many tokens as no prompt has
-    monkeypatch.setattr(Setting, "edit", lambda self, states: Inject(short, self.layers))
-    with pytest.raises(RuntimeError):
+    def fail(*_):
+        calls.append(hook_count(shared_pipe))
+        if len(calls) == 2:
+            raise ArithmeticError("second step")
+
+    handle = shared_pipe.unet.register_forward_hook(fail)
+    with pytest.raises(ArithmeticError):
         drawn(shared_pipe, [Setting(layers)])
-    assert hooks() == before
+    handle.remove()
+    assert min(calls) > before + 1 and hook_count(shared_pipe) == before
 
 
 def test_sizes_are_those_of_key_and_value_matrices(shared_pipe):
