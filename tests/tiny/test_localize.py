@@ -14,8 +14,9 @@ from t2i_lens.sampling import generate, initial_latents, text_states
 SOURCE, TARGET = "a cat", "a red toy next to a man"
 SEED = 3
 SAMPLING = {"num_inference_steps": 3, "guidance_scale": 3.0}
-# Sums run in another order in batches of another size; latents are of size 1 to 10, so this is
-# about ten roundings of float32. Bytes may then fall on either side of one half.
+# Sums run in another order in batches of another size, so latents differ by roundings of float32
+# (6e-8 of the largest), which guidance and three steps multiply: this share of the largest latent
+# is allowed. Bytes may then fall on either side of one half.
 LATENTS, GREY_LEVELS = 1e-5, 1
 
 
@@ -27,6 +28,10 @@ def any_pipe(request, shared_pipe):
 
 def hook_count(pipe):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules())
+
+
+def assert_same(latents, expected):
+    assert (latents - expected).abs().max() <= LATENTS * expected.abs().max()
 
 
 @contextmanager
@@ -86,7 +91,7 @@ def test_one_pass_over_all_layers_equals_one_plain_run_per_layer(any_pipe, start
     latents, pictures = drawn(any_pipe, settings)
     for place, path in enumerate(layers):
         expected, picture = plain_run(any_pipe, path, start)
-        torch.testing.assert_close(latents[place], expected, atol=LATENTS, rtol=LATENTS)
+        assert_same(latents[place], expected)
         assert np.abs(pictures[place, 0, 0] - picture).max() <= GREY_LEVELS
     distances = torch.cdist(latents.flatten(1), latents.flatten(1))
     assert distances[~torch.eye(len(layers), dtype=bool)].min() > 1e-3  # no two layers alike
@@ -107,14 +112,14 @@ def test_injecting_a_prompt_into_itself_draws_the_prompt(any_pipe):
     """Its states are encoded in another batch, where matrix products may round otherwise."""
     layers = tuple(cross_attention_layers(any_pipe.unet))
     latents, _ = drawn(any_pipe, [NONE, Setting(layers)], [(SOURCE, SOURCE)])
-    torch.testing.assert_close(latents[1], latents[0], atol=LATENTS, rtol=LATENTS)
+    assert_same(latents[1], latents[0])
 
 
 def test_all_layers_from_the_first_step_draw_the_target(any_pipe):
     none, *_, every = single_layers(list(cross_attention_layers(any_pipe.unet)))
     latents, _ = drawn(any_pipe, [none, every])
     target, _ = drawn(any_pipe, [NONE], [(TARGET, TARGET)])
-    torch.testing.assert_close(latents[1], target[0], atol=LATENTS, rtol=LATENTS)
+    assert_same(latents[1], target[0])
     assert (latents[0] - latents[1]).abs().max() > 1e-3
 
 
@@ -127,7 +132,7 @@ def test_every_pair_gets_its_own_target_and_every_seed_its_own_latents(shared_pi
     for place, pair in enumerate(pairs):
         for column, seed in enumerate(seeds):
             alone, _ = drawn(shared_pipe, settings, [pair], [seed])
-            torch.testing.assert_close(latents[:, place, column], alone, atol=LATENTS, rtol=LATENTS)
+            assert_same(latents[:, place, column], alone)
     assert torch.equal(latents[0, 0], latents[0, 2]) and not torch.equal(
         latents[1, 0], latents[1, 2]
     )
@@ -137,7 +142,7 @@ def test_without_guidance_the_only_half_is_injected(shared_pipe):
     layers = tuple(cross_attention_layers(shared_pipe.unet))
     latents, _ = drawn(shared_pipe, [NONE, Setting(layers)], guidance_scale=1.0)
     target, _ = drawn(shared_pipe, [NONE], [(TARGET, TARGET)], guidance_scale=1.0)
-    torch.testing.assert_close(latents[1], target[0], atol=LATENTS, rtol=LATENTS)
+    assert_same(latents[1], target[0])
 
 
 @pytest.mark.parametrize(

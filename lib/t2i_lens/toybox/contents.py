@@ -191,7 +191,7 @@ def _probability(judge: Judge, reading: Reading, exchange: Exchange) -> np.ndarr
 @torch.no_grad()
 def sign_region(judge: Judge, pictures: Pictures) -> Bool[np.ndarray, "n 64 64"]:
     """Pixels in those of the judge's places that it labels as sign."""
-    labels = judge.network(torch.from_numpy(pictures))[0].argmax(-1).numpy()
+    labels = judge.network(torch.tensor(pictures))[0].argmax(-1).numpy()
     sign = (labels == len(judge.nouns)).reshape(-1, PLACES, PLACES)
     return sign.repeat(CELL, axis=1).repeat(CELL, axis=2)
 
