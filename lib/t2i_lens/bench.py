@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from t2i_lens import inversion, profiles
+from t2i_lens.hooks import cross_attention_layers
 from t2i_lens.inversion_data import InversionConfig
+from t2i_lens.localize import Setting, draw_settings
 from t2i_lens.paths import DATA
 from t2i_lens.plain_inversion import train_plainly
 from t2i_lens.sampling import generate
@@ -89,6 +91,30 @@ def inversion_rates(pipe, concepts: list, rounds: int = ROUNDS) -> dict[str, lis
     )
 
 
+def localisation_rates(pipe, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Pictures per second of a pair of prompts with each layer in turn fed the second one.
+
+    One pass over all layers, and one run per layer.
+    """
+    settings = [Setting((path,)) for path in cross_attention_layers(pipe.unet)]
+    pairs, steps = [("a cat next to a man", "a dog")], {"num_inference_steps": SAMPLING_STEPS}
+
+    def one_by_one() -> None:
+        for setting in settings:
+            draw_settings(pipe, pairs, [setting], [0], **steps)
+
+    return rates(
+        {
+            "one run per layer": (len(settings), one_by_one),
+            "all layers in one pass": (
+                len(settings),
+                lambda: draw_settings(pipe, pairs, settings, [0], **steps),
+            ),
+        },
+        rounds,
+    )
+
+
 def main() -> None:
     """Measure, print, and write ``data/models/toybox/bench.json``."""
     profile = profiles.get("toybox")
@@ -98,7 +124,9 @@ def main() -> None:
     measured = {
         "sampling, pictures per second": sampling_rates(pipe),
         "textual inversion, steps per second": inversion_rates(pipe, concepts),
+        "localisation, pictures per second": localisation_rates(pipe),
     }
+    layers = measured["localisation, pictures per second"]
     training = measured["textual inversion, steps per second"]
     result = {
         "weights": profiles.fingerprint(profile),
@@ -114,6 +142,11 @@ def main() -> None:
         },
         "ratios to the plain loop": {
             name: ratio(training, name, "plain loop") for name in training if name != "plain loop"
+        }
+        | {
+            "localisation, all layers in one pass": ratio(
+                layers, "all layers in one pass", "one run per layer"
+            )
         },
     }
     FILE.write_text(json.dumps(result, indent=1) + "\n")

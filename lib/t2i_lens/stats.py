@@ -136,6 +136,33 @@ def grouped_bootstrap(
     return Estimate(value, min(float(low), value), max(float(high), value), len(groups))
 
 
+def ratio_bootstrap(
+    part: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."], seed: int = 0
+) -> Estimate | None:
+    """Mean of `part` divided by the mean of `whole`, their cells resampled together.
+
+    Args:
+        part: As in `crossed_bootstrap`.
+        whole: One number per cell of `part`.
+        seed: Of the resampling.
+    Returns: None where the interval of the whole reaches zero: there is nothing to divide by.
+    Raises: ValueError: as `crossed_bootstrap`, or the two have different shapes.
+    """
+    part, whole = (np.asarray(values, dtype=float) for values in (part, whole))
+    if part.shape != whole.shape:
+        raise ValueError(f"part {part.shape} and whole {whole.shape} have different cells")
+    if crossed_bootstrap(whole, seed=seed).low <= 0:
+        return None
+
+    def ratio(picked: np.ndarray) -> float:
+        cells = picked.astype(int)
+        # The few resamples without a whole come out as very large instead of endless.
+        return float(part.ravel()[cells].mean() / max(whole.ravel()[cells].mean(), 1e-9))
+
+    cells = np.arange(whole.size, dtype=float).reshape(whole.shape)
+    return crossed_bootstrap(cells, ratio, seed=seed)
+
+
 def mean_cosine_bootstrap(
     rows: Float[np.ndarray, "token d_model"], groups: np.ndarray, seed: int = 0
 ) -> Estimate:

@@ -1,0 +1,101 @@
+"""What is exchanged in a pair of prompts, and the readers that find it in pictures of the world."""
+
+import numpy as np
+import pytest
+
+from t2i_lens.prompt_sets import SignPrompt, load_signs, read_words
+from t2i_lens.text_metrics import true_error
+from t2i_lens.toybox import contents
+from t2i_lens.toybox.judge import load_judge
+from t2i_lens.toybox.world import Scene, Thing, render
+
+WORDS = read_words("toybox")
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return load_judge()
+
+
+def picture(*things, style=None, seed=0, relation=None):
+    scene = Scene(tuple(things), relation, style=style)
+    return render(scene, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("kind", contents.KINDS)
+def test_the_two_prompts_of_a_pair_differ_in_one_kind_of_content(kind):
+    made = contents.exchanges(kind, WORDS, 6)
+    assert made == contents.exchanges(kind, WORDS, 6)
+    assert len({exchange.noun for exchange in made}) == 6
+    for exchange in made:
+        before, after = (prompt.split() for prompt in exchange.pair)
+        assert exchange.noun in before and exchange.new in after and before != after
+        if kind == "style":
+            assert after[-len(before) :] == before
+        else:
+            ignored = {"a", "an"}  # the article goes with the word
+            assert len(set(after) - set(before) - ignored) == 1
+
+
+def test_words_are_exchanged_inside_their_template():
+    (sign, *_) = load_signs("toybox", "test", "creative")
+    (exchange,) = contents.word_exchanges([sign])
+    assert exchange.source == exchange.target.replace(sign.target, sign.source)
+    assert contents.template_text(SignPrompt('a red sign that says "{}"', "a", "b")) == "a red sign"
+
+
+def test_unknown_kinds_and_too_many_pairs_are_refused():
+    with pytest.raises(ValueError, match="no exchanges of 'mood'"):
+        contents.exchanges("mood", WORDS, 1)
+    with pytest.raises(ValueError, match="there are 24 nouns"):
+        contents.exchanges("object", WORDS, 25)
+
+
+def test_sketches_are_told_from_icons_in_pictures_that_were_held_out():
+    reader = contents.train_style_reader([*WORDS["animals"], *WORDS["objects"]])
+    assert reader.accuracy > 0.9
+    icons = np.stack([picture(Thing(noun), seed=99) for noun in ("man", "tree", "fish")])
+    sketches = [picture(Thing(n), style="sketch", seed=99) for n in ("man", "tree", "fish")]
+    assert (reader.sketch(icons) < 0.5).all() and (reader.sketch(np.stack(sketches)) > 0.5).all()
+
+
+def test_targets_are_found_where_the_world_drew_them_and_nowhere_else(judge):
+    cases = [
+        (contents.Exchange("word", "", "", "sign", "open"), Thing("sign", word="open"),
+         Thing("sign", word="milk"), None),
+        (contents.Exchange("object", "", "", "cat", "frog"), Thing("frog"), Thing("cat"), None),
+        (contents.Exchange("colour", "", "", "car", "red"), Thing("car", "red"),
+         Thing("car", "blue"), None),
+        (contents.Exchange("style", "", "", "cat", "sketch"), Thing("cat"), Thing("cat"), "sketch"),
+    ]  # fmt: skip
+    after = [[picture(new, style=style)] for _, new, _, style in cases]
+    before = [[picture(old)] for _, _, old, _ in cases]
+    found = contents.read_targets(
+        judge, WORDS["animals"], np.stack([before, after]), [case[0] for case in cases]
+    )["target"]
+    assert found.shape == (2, 4, 1)
+    assert (found[0] < 0.5).all() and (found[1] > 0.5).all()
+
+
+def test_the_background_is_what_is_not_the_source_sign(judge):
+    cat = Thing("cat")
+    old, new = (picture(cat, Thing("sign", word=word), relation="next to", seed=5)
+                for word in ("open", "milk"))  # fmt: skip
+    other = picture(Thing("dog"), Thing("sign", word="open"), relation="next to", seed=5)
+    region = contents.sign_region(judge, old[None])[0]
+    changed = (old != new).any(-1)
+    assert 0.2 < region.mean() < 0.7 and region[changed].mean() > 0.95
+    errors = contents.background_errors(
+        judge, old[None, None], np.stack([old, new, other])[:, None, None]
+    )
+    same, word, noun = errors["error"][:, 0, 0]
+    assert same == 0 and noun > 10 * max(word, 1)
+    assert word < true_error(old, new)
+
+
+def test_lost_context_counts_the_objects_that_are_not_there(judge):
+    both = picture(Thing("cat"), Thing("house"), relation="left of")
+    one = picture(Thing("cat"))
+    pictures = np.stack([both, one])[:, None, None]
+    prompts = [{"text": "a {} and a house with a cat", "context": ["house", "cat"]}]
+    assert contents.lost_context(judge, pictures, prompts)["lost"].tolist() == [[[0]], [[1]]]
