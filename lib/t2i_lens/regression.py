@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from t2i_lens.metrics import rank_correlation
-from t2i_lens.stats import Estimate, grouped_bootstrap
+from t2i_lens.stats import Estimate, cluster_bootstrap
 
 FOLDS = 5
 
@@ -50,7 +50,7 @@ def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: s
         spread = np.square(truth[picked] - truth[picked].mean()).sum()
         return 1 - np.square(truth[picked] - guess[picked]).sum() / spread if spread else 0.0
 
-    return grouped_bootstrap(groups, share)
+    return cluster_bootstrap(groups, share)[0]
 
 
 def associations(
@@ -72,5 +72,5 @@ def associations(
         def given(picked: np.ndarray, place=place, others=others) -> float:
             return rank_correlation(values[picked, place], truth[picked], others[picked])
 
-        found[cause] = grouped_bootstrap(groups, alone), grouped_bootstrap(groups, given)
+        found[cause] = cluster_bootstrap(groups, alone)[0], cluster_bootstrap(groups, given)[0]
     return found

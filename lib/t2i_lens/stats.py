@@ -106,36 +106,6 @@ def over_cells(
     return Estimate(found.value, low, high, found.n)
 
 
-def grouped_bootstrap(
-    groups: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int = 0
-) -> Estimate:
-    """Percentile bootstrap that draws whole groups, whose members are not independent.
-
-    Args:
-        groups: A label per observation, e.g. the concept of each token.
-        statistic: Number from the indices of observations; a group that is drawn twice has its
-            indices there twice.
-        seed: Of the resampling.
-    Returns: The statistic of all observations, its 95 % interval, n = observations.
-    Raises: ValueError: fewer than two groups.
-    """
-    labels = np.unique(groups)
-    if len(labels) < 2:
-        raise ValueError("all observations are in one group: there is none to resample")
-    members = [np.flatnonzero(groups == label) for label in labels]
-    rng = np.random.default_rng(seed)
-    drawn = [
-        statistic(
-            np.concatenate([members[pick] for pick in rng.integers(len(labels), size=len(labels))])
-        )
-        for _ in range(RESAMPLES)
-    ]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    value = float(statistic(np.arange(len(groups))))
-    return Estimate(value, min(float(low), value), max(float(high), value), len(groups))
-
-
 def ratio_bootstrap(
     part: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."], seed: int = 0
 ) -> Estimate | None:
@@ -275,7 +245,8 @@ def cluster_bootstrap(
     """Percentile bootstrap of rows that come in clusters of unequal size, e.g. by prompt.
 
     Whole clusters are resampled, each with all its rows. A resample in which the statistic is
-    not finite, such as one without rows of some kind, is drawn again.
+    not finite, such as one without rows of some kind, is drawn again. An interval is widened to
+    hold its value where resampling misses it, as it can for few or unequal clusters.
 
     Args:
         labels: The cluster of each row.
@@ -297,8 +268,8 @@ def cluster_bootstrap(
             drawn.append(values)
     tail = (1 - CONFIDENCE) / 2
     bounds = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    triples = zip(whole, *bounds, strict=True)
-    return [Estimate(float(v), float(a), float(b), len(names)) for v, a, b in triples]
+    triples = zip(whole.tolist(), *bounds.tolist(), strict=True)
+    return [Estimate(float(v), min(a, v), max(b, v), len(names)) for v, a, b in triples]
 
 
 def rank_correlations(

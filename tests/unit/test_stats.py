@@ -113,18 +113,3 @@ def test_a_curve_keeps_its_places_while_cells_are_resampled():
     assert (peak.value, peak.low, peak.high, peak.n) == (1, 1, 1, 20)
     mean = stats.over_cells(values, lambda curve: curve[1])
     assert mean.low < mean.value < mean.high and mean.value == pytest.approx(5, abs=0.1)
-
-
-def test_groups_that_differ_are_as_uncertain_as_their_number():
-    level = np.repeat(np.random.default_rng(0).normal(size=6), 50)
-    groups = np.repeat(np.arange(6), 50)
-    wide = stats.grouped_bootstrap(groups, lambda picked: level[picked].mean())
-    single = stats.crossed_bootstrap(level)
-    assert wide.value == pytest.approx(level.mean()) and wide.n == 300
-    # Three hundred observations of six levels know the mean no better than six do.
-    assert wide.high - wide.low > 3 * (single.high - single.low)
-
-
-def test_one_group_cannot_be_resampled():
-    with pytest.raises(ValueError, match="one group"):
-        stats.grouped_bootstrap(np.zeros(5), lambda picked: 0.0)
