@@ -23,7 +23,7 @@ VIEWS = (
     (None, "blue"),
     ("large", None),
     (None, "yellow"),
-    ("small", None),
+    (None, None),
     ("large", "green"),
 )
 
