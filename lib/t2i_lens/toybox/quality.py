@@ -24,7 +24,7 @@ from t2i_lens.toybox.captions import caption
 from t2i_lens.toybox.card import write_card
 from t2i_lens.toybox.export import TOYBOX, load_pair
 from t2i_lens.toybox.judge import Judge, load_judge
-from t2i_lens.toybox.stages import ContrastivePair
+from t2i_lens.toybox.pair import ContrastivePair
 from t2i_lens.toybox.world import STYLES, Scene, Thing, render, sample_scene
 
 CEILING = 96  # world signs read by OCR

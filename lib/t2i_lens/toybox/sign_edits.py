@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from t2i_lens.text_editing import add_noise
 from t2i_lens.toybox.judge import Judge
-from t2i_lens.toybox.stages import ContrastivePair
+from t2i_lens.toybox.pair import ContrastivePair
 from t2i_lens.toybox.world import Scene, Thing, render, sample_scene
 
 NOISE = 16.0  # grey levels

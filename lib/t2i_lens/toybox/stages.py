@@ -18,6 +18,7 @@ from t2i_lens.toybox import models
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.captions import caption, careless, twin
 from t2i_lens.toybox.fit import Schedule, fit
+from t2i_lens.toybox.pair import ContrastivePair, RecallingPair
 from t2i_lens.toybox.world import Scene, render, sample_scene
 
 WIDE_SHARE = 0.25  # of the contrastive pairs: one object from the wide nouns
@@ -86,58 +87,6 @@ def train_autoencoder(
         latents = model.encoder(to_range(pictures_batch(np.random.default_rng(1), 512).to(device)))
     model.register_to_config(scaling_factor=float(1 / latents.std()))
     return model
-
-
-class ContrastivePair(nn.Module):
-    """CLIP: a text tower pooled at EOS against a picture tower, cosines with a learned scale."""
-
-    def __init__(self, vocabulary: int):
-        super().__init__()
-        self.text = models.build_text_encoder(vocabulary)
-        self.text_projection = nn.Linear(models.TEXT_WIDTH, models.TEXT_WIDTH, bias=False)
-        self.pictures = models.PictureTower()
-        self.picture_projection = nn.Linear(models.PICTURE_WIDTH, models.TEXT_WIDTH, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
-
-    def embed_text(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids ``[batch, token]`` to unit vectors ``[batch, width]``."""
-        pooled = self.text(ids).pooler_output
-        return functional.normalize(self.text_projection(pooled).float(), dim=-1)
-
-    def embed_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
-        """uint8 ``[batch, 64, 64, 3]`` to unit vectors ``[batch, width]``."""
-        pooled = self.pictures(pictures).mean(1)
-        return functional.normalize(self.picture_projection(pooled).float(), dim=-1)
-
-
-class RecallingPair(ContrastivePair):
-    """A pair whose text states also tell their own token and the one before it.
-
-    The contrastive loss reads EOS alone, so in a small encoder the states of all words become
-    summaries of the sentence so far, from which a U-Net hardly learns what to draw where. The two
-    heads are not shipped.
-    """
-
-    def __init__(self, vocabulary: int):
-        super().__init__(vocabulary)
-        self.own = nn.Linear(models.TEXT_WIDTH, vocabulary)
-        self.previous = nn.Linear(models.TEXT_WIDTH, vocabulary)
-
-    def recall_loss(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of both heads, from the first word to EOS.
-
-        Args:
-            states: ``[batch, token, width]``.
-            ids: ``[batch, token]``, padded with EOS.
-        """
-        eos = self.text.config.eos_token_id
-        said = (ids == eos).cumsum(1) <= 1
-        said[:, 0] = False  # BOS has nothing before it
-        before = ids.roll(1, 1)[said]
-        seen = states[said]
-        return functional.cross_entropy(self.own(seen), ids[said]) + functional.cross_entropy(
-            self.previous(seen), before
-        )
 
 
 @dataclass(frozen=True)
