@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from t2i_lens.metrics import rank_correlation
-from t2i_lens.stats import Estimate, cluster_bootstrap
+from t2i_lens.stats import Estimate, cluster_bootstrap, determination
 
 FOLDS = 5
 
@@ -38,19 +38,15 @@ def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: s
 
     Args: Names of columns.
     Returns: 1 is all of it; 0 what the mean tells, below 0 is worse than that. The interval
-        resamples groups, with the predictions kept.
+        resamples groups, with the predictions kept; n counts groups.
     Raises: ValueError: fewer than two groups, or the outcome is constant.
     """
     truth, groups = table[outcome].to_numpy(float), table[group].to_numpy()
     if np.ptp(truth) == 0:
         raise ValueError(f"{outcome} is the same everywhere: there is nothing to explain")
     guess = held_out(table[list(causes)].to_numpy(float), truth, groups)
-
-    def share(picked: np.ndarray) -> float:
-        spread = np.square(truth[picked] - truth[picked].mean()).sum()
-        return 1 - np.square(truth[picked] - guess[picked]).sum() / spread if spread else 0.0
-
-    return cluster_bootstrap(groups, share)[0]
+    found = cluster_bootstrap(groups, lambda rows: determination(truth[rows], guess[rows]))
+    return found[0]
 
 
 def associations(

@@ -10,7 +10,6 @@ from itertools import combinations
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
@@ -37,7 +36,7 @@ def read_pairs(pipe, prompts: Sequence[dict], batch_size: int = 64) -> dict[str,
         `to_key` and `to_content` [pair, layer, head], attention from the later word to the
         earlier one, and to all tokens between BOS and EOS.
     Raises: ValueError: as `word_pairs`, or a prompt is too long.
-    Shown in: notebooks/12_text_self_attention.ipynb
+    Shown in: notebooks/drafts/12_text_self_attention.ipynb
     """
     return _read(pipe, pipe.text_encoder, prompts, batch_size)
 
@@ -127,8 +126,7 @@ def separation(kinds: np.ndarray, unbound: Sequence[str] = UNBOUND) -> Callable:
         other = values[rows][np.isin(kinds[rows], unbound)]
         if not len(bound) or not len(other):
             return np.nan
-        ranks = rankdata(np.concatenate([bound, other]))[: len(bound)].sum()
-        return float(ranks - len(bound) * (len(bound) + 1) / 2) / (len(bound) * len(other))
+        return probability_of_superiority(bound, other)
 
     return area
 

@@ -99,6 +99,14 @@ def test_modules_are_short():
         assert len(module.read_text().splitlines()) <= LONGEST_MODULE, module.name
 
 
+def test_what_a_docstring_is_shown_in_is_there():
+    shown = []
+    for module in (ROOT / "lib" / "t2i_lens").rglob("*.py"):
+        shown += re.findall(r"Shown in: ([\w/.]+\.\w+)", module.read_text())
+    assert len(shown) > 20
+    assert [name for name in dict.fromkeys(shown) if not (ROOT / name).exists()] == []
+
+
 def test_every_module_says_what_it_is_for():
     for module in (ROOT / "lib" / "t2i_lens").rglob("*.py"):
         text = module.read_text()

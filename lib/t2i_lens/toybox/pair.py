@@ -24,7 +24,10 @@ class ContrastivePair(nn.Module):
 
     def embed_text(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids ``[batch, token]`` to unit vectors ``[batch, width]``."""
-        pooled = self.text(ids).pooler_output
+        return self.project_text(self.text(ids).pooler_output)
+
+    def project_text(self, pooled: torch.Tensor) -> torch.Tensor:
+        """States at EOS ``[batch, width]`` to unit vectors ``[batch, width]``."""
         return functional.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def embed_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -47,7 +50,9 @@ class RecallingPair(ContrastivePair):
         self.previous = nn.Linear(models.TEXT_WIDTH, vocabulary)
 
     def recall_loss(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of both heads, from the first word to EOS.
+        """Cross-entropy of both heads in nats, summed over the heads, mean over tokens.
+
+        Tokens count from the first word to the first EOS.
 
         Args:
             states: ``[batch, token, width]``.

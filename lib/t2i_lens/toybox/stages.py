@@ -122,7 +122,7 @@ def train_text_encoder(
     def loss_of(model: RecallingPair, batch):
         pictures, ids = (part.to(device) for part in batch)
         said, seen = model.text(ids), model.embed_pictures(pictures)
-        text = functional.normalize(model.text_projection(said.pooler_output).float(), dim=-1)
+        text = model.project_text(said.pooler_output)
         logits = model.log_scale.exp().clamp(max=100) * text @ seen.T
         target = torch.arange(len(ids), device=device)
         loss = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)

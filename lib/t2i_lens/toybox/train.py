@@ -34,11 +34,11 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(
-        autoencoder=Schedule(1_800, 24, 1e-3, decay=0.8, ema=0.99),
-        text_encoder=Schedule(450, 256, 1e-3, decay=0.8, ema=0.98),
+        autoencoder=Schedule(5_400, 24, 1e-3, decay=0.8, ema=0.99),
+        text_encoder=Schedule(2_000, 256, 1e-3, decay=0.8, ema=0.99),
         judge=Schedule(1_000, 128, 1e-3, decay=0.8, ema=0.99),
-        unet=Schedule(5_000, 32, 8e-4, decay=0.75, ema=0.997),
-        pool=40_000,
+        unet=Schedule(20_000, 32, 8e-4, decay=0.75, ema=0.998),
+        pool=56_000,
     ),
     "gpu": Preset(
         autoencoder=Schedule(6000, 256, 2e-3),
