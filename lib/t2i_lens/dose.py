@@ -111,7 +111,7 @@ def measure(
         over them of 1 - probability; `found`, whether the subject is there; `share`, the slot's
         share of cross-attention; `attention`, of the slot to itself in the first text layer.
     Raises: ValueError: as `read_arms` and `placed`.
-    Shown in: notebooks/drafts/10_destruction.ipynb
+    Shown in: notebooks/10_destruction.ipynb
     """
     sentences, edits = placed(pipe, arms, prompts)
     with record(pipe, Keep()) as recorder:

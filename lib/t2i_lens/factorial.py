@@ -68,7 +68,7 @@ def draw_rows(
         `attention` [row, free or forced, prompt], from the place to itself in the first layer,
         mean over heads.
     Raises: ValueError: the word has several tokens.
-    Shown in: notebooks/drafts/10_destruction.ipynb
+    Shown in: notebooks/10_destruction.ipynb
     """
     said = [prompt["text"].replace("{}", word) for prompt in prompts]
     reading = read_text(pipe, said, layers=[0])

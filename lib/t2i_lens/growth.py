@@ -40,7 +40,7 @@ def expected_norms(
         width: d, coordinates of the row.
         config: Of the training, see `inversion_data.InversionConfig`.
     Returns: Norms at these steps.
-    Shown in: notebooks/drafts/09_norm_growth.ipynb
+    Shown in: notebooks/09_norm_growth.ipynb
     """
     c = {"optimizer": "adamw", "l1_penalty": 0.0, "l2_penalty": 0.0, "fixed_norm": False} | config
     rate, square = c["learning_rate"], initial**2

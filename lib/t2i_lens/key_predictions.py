@@ -53,7 +53,7 @@ def measure_keys(
         of the two maps; `sink`, the same as it were if BOS alone decided the softmax's sum;
         `predicted`, from the keys and the covariance of the queries. `prompt` [row]; `bos`
         [picture, step, layer, head], the mean share of BOS; `layers`, their short names.
-    Shown in: notebooks/drafts/12_text_self_attention.ipynb
+    Shown in: notebooks/12_text_self_attention.ipynb
     """
     found: dict[str, list] = {n: [] for n in ("measured", "sink", "predicted", "bos", "prompt")}
     layers: dict[str, None] = {}
@@ -103,7 +103,7 @@ def measure_shares(
         (padding counts from EOS on), and `predicted_slot` and so on, by
         `propositions.predicted_shares`.
     Raises: ValueError: a prompt does not hold its arm's word.
-    Shown in: notebooks/drafts/15_ti_lens.ipynb
+    Shown in: notebooks/15_ti_lens.ipynb
     """
     unique = list(dict.fromkeys(arm["word"] for arm in arms))
     frames: dict[str, pd.DataFrame] = {}

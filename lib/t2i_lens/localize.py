@@ -6,7 +6,7 @@ of the same batches, each with the target's states in its own layers and in its 
 alone. Nothing more can be shared between rows: once a layer has read another prompt the latents
 part, and with them the unconditional half too.
 
-Shown in: notebooks/drafts/13_localization.ipynb
+Shown in: notebooks/13_localization.ipynb
 """
 
 import sys

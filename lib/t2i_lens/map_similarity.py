@@ -32,7 +32,7 @@ def measure_maps(
         maps, `resolutions`, heights from the largest; `pictures`, uint8 [prompt, seed, height,
         width, 3].
     Raises: ValueError: as `word_pairs` and `generate`.
-    Shown in: notebooks/drafts/11_correlation.ipynb
+    Shown in: notebooks/11_correlation.ipynb
     """
     table = word_pairs(pipe, prompts)
     texts = [prompt["text"] for prompt in prompts]

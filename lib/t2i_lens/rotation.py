@@ -62,7 +62,7 @@ def slot_attention(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> dict[s
 
     Args: As in `destruction.draw_arms`; words of several tokens count with their mean.
     Returns: `attention` [arm, prompt], in [0, 1].
-    Shown in: notebooks/drafts/07_bos_slerp.ipynb
+    Shown in: notebooks/07_bos_slerp.ipynb
     """
     sentences, edits = placed(pipe, arms, prompts)
     words = [arm["word"] for arm in arms for _ in prompts]

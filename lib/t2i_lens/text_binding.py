@@ -36,7 +36,7 @@ def read_pairs(pipe, prompts: Sequence[dict], batch_size: int = 64) -> dict[str,
         `to_key` and `to_content` [pair, layer, head], attention from the later word to the
         earlier one, and to all tokens between BOS and EOS.
     Raises: ValueError: as `word_pairs`, or a prompt is too long.
-    Shown in: notebooks/drafts/12_text_self_attention.ipynb
+    Shown in: notebooks/12_text_self_attention.ipynb
     """
     return _read(pipe, pipe.text_encoder, prompts, batch_size)
 

@@ -29,8 +29,11 @@ IDS = [
 ]
 CHAPTERS = {
     "01_hero": ["B01"],
-    "02_norms": ["B06", "B07", "B08", "X03"],
+    "02_norms": ["B06", "B07", "B08"],
     "03_cosine_pca": ["B11", "B12", "B18", "B23", "X19"],
+    "07_bos_slerp": ["B19", "B20", "B21", "B22"],
+    "09_norm_growth": ["B25", "N02", "X03"],
+    "10_destruction": ["X04", "X09", "X10", "X11"],
 }
 CLAIMS = load_claims()
 

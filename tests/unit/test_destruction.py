@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from t2i_lens import destruction
-from t2i_lens.embeddings import Concept
+from t2i_lens.embeddings import Concept, load_concepts
 
 READINGS = pd.DataFrame(
     [
@@ -58,6 +58,11 @@ def test_hero_prompts_are_many_and_differ():
 def test_an_unknown_prompt_set_lists_those_there_are():
     with pytest.raises(ValueError, match="hero"):
         destruction.load_prompts("nothing")
+
+
+def test_no_context_noun_is_what_a_concept_is_one_of():
+    asked = {noun for prompt in destruction.load_prompts("hero") for noun in prompt.context}
+    assert not asked & {concept.superclass for concept in load_concepts()}
 
 
 @pytest.mark.parametrize("text", ["a man", "a {}", "a {} and a {} with a man"])

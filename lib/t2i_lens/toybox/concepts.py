@@ -23,7 +23,7 @@ VIEWS = (
     (None, "blue"),
     ("large", None),
     (None, "yellow"),
-    (None, None),
+    ("small", None),
     ("large", "green"),
 )
 

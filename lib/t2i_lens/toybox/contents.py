@@ -4,7 +4,7 @@ A word on a sign, the object, its colour, the style: each pair changes one of th
 and colours are read by the judge; styles by a reader of its own, trained as the judge is, on the
 world's pictures only.
 
-Shown in: notebooks/drafts/13_localization.ipynb
+Shown in: notebooks/13_localization.ipynb
 """
 
 from collections.abc import Sequence
