@@ -70,13 +70,21 @@ def denoiser(pipe: diffusers.DiffusionPipeline) -> nn.Module:
     return found
 
 
-def empty_component(entry: dict) -> nn.Module:
-    """A component without memory for its weights, on the meta device.
+def random_component(entry: dict) -> nn.Module:
+    """A component with random weights.
 
     Args: entry: `class` (of diffusers or transformers) and `config`.
     """
+    if hasattr(diffusers, entry["class"]):
+        return getattr(diffusers, entry["class"]).from_config(entry["config"]).eval()
+    network = getattr(transformers, entry["class"])
+    return network(network.config_class(**entry["config"])).eval()
+
+
+def empty_component(entry: dict) -> nn.Module:
+    """A component without memory for its weights, on the meta device.
+
+    Args: As in `random_component`.
+    """
     with torch.device("meta"):
-        if hasattr(diffusers, entry["class"]):
-            return getattr(diffusers, entry["class"]).from_config(entry["config"])
-        network = getattr(transformers, entry["class"])
-        return network(network.config_class(**entry["config"]))
+        return random_component(entry)

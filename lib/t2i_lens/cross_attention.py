@@ -2,7 +2,8 @@
 
 You say beforehand what is kept; by default the sum over steps of each layer's mean over
 heads, so that the state does not grow with the number of steps. Drawing itself is untouched:
-scores are computed a second time, in float32, beside the model's own attention.
+probabilities are taken where the model has them in float32, else computed a second time beside
+its own attention. What that costs is measured by ``make bench``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from t2i_lens.attention_kernels import probabilities
 from t2i_lens.edits import Branch
-from t2i_lens.hooks import CrossAttention, guidance_branches, observed_cross_attention
+from t2i_lens.hooks import (
+    CrossAttention,
+    guidance_branches,
+    observed_cross_attention,
+    unet_of,
+)
 from t2i_lens.shapes import CrossAttentionMap
 from t2i_lens.tokens import TokenRow
 
@@ -87,20 +94,15 @@ def attention_pattern(
 
     Args:
         rows: Of the batch, as `hooks.guidance_branches` names them.
-    Returns: Probabilities; they sum to 1 over tokens.
+    Returns: Probabilities; they sum to 1 over tokens. Where the layer has them they are its
+        own, so they are not to be written into.
     """
-    query, key = call.query[rows].float(), call.key[rows].float()
-    # One operation for product and scale; with beta 0 the empty tensor is not read.
-    scores = torch.baddbmm(
-        query.new_empty(1, 1, 1),
-        query.flatten(0, 1),
-        key.flatten(0, 1).transpose(1, 2),
-        beta=0,
-        alpha=call.scale,
-    ).unflatten(0, query.shape[:2])
-    if call.mask is not None:
-        scores = scores + call.mask[rows]
-    return scores.softmax(-1)
+    begin, end, _ = rows.indices(len(call.query))
+    known = call.probabilities
+    if known is not None and call.first <= begin and end <= call.first + len(known):
+        return known[begin - call.first : end - call.first]
+    mask = None if call.mask is None else call.mask[rows]
+    return probabilities(call.query[rows], call.key[rows], call.scale, mask)
 
 
 class Recorder:
@@ -138,7 +140,10 @@ class Recorder:
         self._finish_batch()
         if not self._chunks:
             raise ValueError("nothing was recorded: draw pictures inside `with record(...)`")
-        layers = {path: torch.cat(chunks) for path, chunks in self._chunks.items()}
+        layers = {
+            path: torch.cat(chunks) if len(chunks) > 1 else chunks[0]  # one is not copied
+            for path, chunks in self._chunks.items()
+        }
         tokens = self.keep.tokens or tuple(range(next(iter(layers.values())).shape[-1]))
         return AttentionMaps(
             layers=layers,
@@ -163,15 +168,19 @@ class Recorder:
         self._timestep = timestep
         self._step += 1
 
+    def rows(self, batch: int) -> slice | None:
+        """Rows of a batch that are recorded in this step, and perhaps more; None for none."""
+        if not self._wanted:
+            return None
+        halves = self._halves(batch)
+        return halves[self.keep.branches[0]] if len(self.keep.branches) == 1 else slice(None)
+
     @torch.no_grad()
     def observe(self, call: CrossAttention) -> None:
         keep = self.keep
-        if keep.steps is not None and self._step not in keep.steps:
+        if not self._wanted:
             return
-        halves = guidance_branches(self._pipe, len(call.query))
-        missing = set(keep.branches) - set(halves)
-        if missing:
-            raise ValueError(f"guidance is off: there is no {min(missing)} half to record")
+        halves = self._halves(len(call.query))
         pictures = halves["conditional"].stop - halves["conditional"].start
         if self._announced not in (None, pictures):
             raise ValueError(f"{self._announced} prompts announced for {pictures} pictures")
@@ -185,8 +194,21 @@ class Recorder:
         slot = self._step if keep.per_step else 0
         if slot in slots:
             slots[slot] += pattern
+        elif keep.per_head and call.probabilities is not None:
+            slots[slot] = pattern.clone()  # a view would hold all that the layer computed
         else:
             slots[slot] = pattern
+
+    @property
+    def _wanted(self) -> bool:
+        return self.keep.steps is None or self._step in self.keep.steps
+
+    def _halves(self, batch: int) -> dict[str, slice]:
+        halves = guidance_branches(self._pipe, batch)
+        missing = set(self.keep.branches) - set(halves)
+        if missing:
+            raise ValueError(f"guidance is off: there is no {min(missing)} half to record")
+        return halves
 
     def _reduced(self, call: CrossAttention, rows: slice) -> Tensor:
         keep = self.keep
@@ -201,7 +223,9 @@ class Recorder:
 
     def _finish_batch(self) -> None:
         for path, slots in self._sums.items():
-            self._chunks.setdefault(path, []).append(torch.stack(list(slots.values()), 2))
+            (first, *more) = slots.values()
+            steps = torch.stack([first, *more], 2) if more else first.unsqueeze(2)
+            self._chunks.setdefault(path, []).append(steps)
         if self._sums:
             steps = range(self._step + 1)
             self._steps = tuple(s for s in steps if self.keep.steps is None or s in self.keep.steps)
@@ -209,7 +233,9 @@ class Recorder:
 
 
 @contextmanager
-def record(pipe, keep: Keep = Keep(), *, expected: int | None = None) -> Iterator[Recorder]:
+def record(
+    pipe, keep: Keep = Keep(), *, expected: int | None = None, shared: bool = False
+) -> Iterator[Recorder]:
     """Records cross-attention of a Stable Diffusion (1, 2 or XL) pipeline.
 
     Give the recorder to `sampling.generate`, which says what each batch holds; around a plain
@@ -218,21 +244,27 @@ def record(pipe, keep: Keep = Keep(), *, expected: int | None = None) -> Iterato
     Args:
         keep: What to keep.
         expected: How many cross-attention layers there must be, where that is known.
+        shared: Draw with the probabilities that are recorded, so that the fused kernel's are
+            not computed again beside it. That is faster, but pictures change by rounding.
     Raises: ValueError: as `hooks.cross_attention_layers`, or a layer or head that there is not.
     """
-    recorder = Recorder(pipe, keep)
+    unet, recorder = unet_of(pipe), Recorder(pipe, keep)
 
     def next_step(_, inputs: tuple, named: dict) -> None:
         recorder.next_step(float(named["timestep"] if "timestep" in named else inputs[1]))
 
     observed = observed_cross_attention(
-        pipe.unet, recorder.observe, layers=keep.layers, expected=expected
+        unet,
+        recorder.observe,
+        layers=keep.layers,
+        expected=expected,
+        share=recorder.rows if shared else None,
     )
     with observed as layers:
         for path, layer in layers.items():
             if max(keep.heads or (0,)) >= layer.heads:
                 raise ValueError(f"{path} has {layer.heads} heads, asked for {keep.heads}")
-        handle = pipe.unet.register_forward_pre_hook(next_step, with_kwargs=True)
+        handle = unet.register_forward_pre_hook(next_step, with_kwargs=True)
         try:
             yield recorder
         finally:

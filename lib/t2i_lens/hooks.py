@@ -1,8 +1,9 @@
 """The only code that reaches into the U-Net: layers found, counted, always restored.
 
-Everything is done with module hooks. The model's own attention code runs on, whatever its
-kernel, so that observing changes no bit of a picture; queries and keys are read where the
-projections leave them, and edits are made where the projections read.
+Observing and editing are done with module hooks. The model's own attention code runs on,
+whatever its kernel, so that observing changes no bit of a picture; queries and keys are read
+where the projections leave them, and edits are made where the projections read. Only who asks
+for shared attention gets another kernel.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from t2i_lens import attention_kernels
 from t2i_lens.edits import Edit, Site
 
 
@@ -26,6 +29,8 @@ class CrossAttention:
         key: [batch, head, token, channel].
         scale: What scores are multiplied by before the softmax.
         mask: Added to the scores, or None.
+        probabilities: The layer's own, where it has them in float32, of the batch's rows from
+            `first` on.
     """
 
     layer: str
@@ -35,6 +40,19 @@ class CrossAttention:
     mask: Float[Tensor, "batch 1 #pixel token"] | None
     height: int
     width: int
+    probabilities: Float[Tensor, "row head pixel token"] | None = None
+    first: int = 0
+
+
+def unet_of(pipe) -> nn.Module:
+    """The U-Net of a pipeline.
+
+    Raises: ValueError: it has another denoiser.
+    """
+    unet = getattr(pipe, "unet", None)
+    if unet is None:
+        raise ValueError(f"{type(pipe).__name__} has no U-Net: use Stable Diffusion 1, 2 or XL")
+    return unet
 
 
 def cross_attention_layers(unet: nn.Module, expected: int | None = None) -> dict[str, nn.Module]:
@@ -96,6 +114,7 @@ def observed_cross_attention(
     *,
     layers: Sequence[str] | None = None,
     expected: int | None = None,
+    share: Callable[[int], slice | None] | None = None,
 ) -> Iterator[dict[str, nn.Module]]:
     """Calls `observe` after every cross-attention layer, while the context is open.
 
@@ -104,13 +123,15 @@ def observed_cross_attention(
     Args:
         layers: Paths to observe; all if None.
         expected: As in `cross_attention_layers`.
+        share: Rows of a batch of that size to be drawn with the probabilities that `observe`
+            gets; None for none of them. Without gradients; results differ by rounding.
     Yields: The layers that are observed.
     Raises: ValueError: as `cross_attention_layers`, or a path that is none of them.
     """
     chosen = _chosen(cross_attention_layers(unet, expected), layers)
     with ExitStack() as hooks:
         for path, layer in chosen.items():
-            _watch(hooks, unet, path, layer, observe)
+            _watch(hooks, unet, path, layer, observe, share)
         yield chosen
 
 
@@ -126,7 +147,8 @@ def edited_cross_attention(
     Raises: ValueError: as `cross_attention_layers`, an edit for a layer that is none of them,
         or a batch of another size.
     """
-    found = cross_attention_layers(pipe.unet, expected)
+    unet = unet_of(pipe)
+    found = cross_attention_layers(unet, expected)
     ours = [[e for e in some if {"key", "value"} & set(e.stages)] for some in edits]
     for edit in (e for some in ours for e in some):
         _chosen(found, getattr(edit, "layers", None))
@@ -151,7 +173,7 @@ def edited_cross_attention(
 
     with ExitStack() as hooks:
         if any(ours):
-            hold(hooks, pipe.unet.register_forward_pre_hook(next_step))
+            hold(hooks, unet.register_forward_pre_hook(next_step))
             for path, layer in found.items():
                 for stage, projection in (("key", layer.to_k), ("value", layer.to_v)):
 
@@ -183,7 +205,7 @@ def hold(hooks: ExitStack, handle: Any) -> None:
     hooks.callback(handle.remove)
 
 
-def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, observe) -> None:
+def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, observe, share) -> None:
     seen: dict[str, Any] = {}
 
     def keep_size(_, inputs: tuple, named: dict) -> None:
@@ -199,6 +221,7 @@ def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, obser
             for name in ("query", "key")
         )
         mask = named.get("attention_mask")
+        first, probabilities = seen.pop("probabilities", (0, None))
         observe(
             CrossAttention(
                 layer=path,
@@ -208,12 +231,21 @@ def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, obser
                 mask=None if mask is None else mask[:, None],
                 height=seen["size"][0],
                 width=seen["size"][1],
+                probabilities=probabilities,
+                first=first,
             )
         )
+
+    def keep_probabilities(first: int, found: Tensor) -> None:
+        seen["probabilities"] = first, found
 
     # The spatial transformer around the layer still has height and width apart.
     spatial = unet.get_submodule(path.split(".transformer_blocks.")[0])
     hold(hooks, spatial.register_forward_pre_hook(keep_size, with_kwargs=True))
     hold(hooks, layer.to_q.register_forward_hook(keep("query")))
     hold(hooks, layer.to_k.register_forward_hook(keep("key")))
+    if type(layer.processor) is AttnProcessor:
+        attention_kernels.keep_eager(hooks, layer, keep_probabilities)
+    elif share is not None:
+        attention_kernels.share(hooks, layer, share, keep_probabilities)
     hold(hooks, layer.register_forward_hook(call, with_kwargs=True))

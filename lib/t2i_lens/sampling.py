@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 
 from t2i_lens.cross_attention import Recorder
 from t2i_lens.edits import Edit
-from t2i_lens.hooks import edited_cross_attention
+from t2i_lens.hooks import edited_cross_attention, unet_of
 from t2i_lens.shapes import ImageGrid, Latents, Pooled, TextStates
 from t2i_lens.text_hooks import edited_text_encoder
 from t2i_lens.tokens import encode, encode_with, text_towers
@@ -32,14 +32,15 @@ def initial_latents(
         height: Of the picture in pixels; the model's own if None.
         width: As height.
     """
-    factor, native = pipe.vae_scale_factor, pipe.unet.config.sample_size
+    unet = unet_of(pipe)
+    factor, native = pipe.vae_scale_factor, unet.config.sample_size
     shape = (
-        pipe.unet.config.in_channels,
+        unet.config.in_channels,
         height // factor if height else native,
         width // factor if width else native,
     )
     drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(drawn).to(device=pipe.unet.device, dtype=pipe.unet.dtype)
+    return torch.stack(drawn).to(device=unet.device, dtype=unet.dtype)
 
 
 @torch.no_grad()

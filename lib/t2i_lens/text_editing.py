@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 
 from t2i_lens import text_metrics
@@ -37,10 +38,16 @@ def switched(
         seeds: Of the initial latents, the same for all prompts.
         start: Step from which the second prompt is fed, 0 to `num_inference_steps`.
     Returns: Bytes 0..255, [prompt, seed, height, width, 3].
-    Raises: ValueError: the start is no step of the run, or a prompt is too long.
+    Raises: ValueError: the start is no step of the run, a prompt is too long, or the pipeline
+        is not Stable Diffusion 1 or 2.
     """
     if not 0 <= start <= num_inference_steps:
         raise ValueError(f"start {start} is not within 0 and {num_inference_steps} steps")
+    if not isinstance(pipe, StableDiffusionPipeline):
+        kind = type(pipe).__name__
+        raise ValueError(
+            f"prompts are changed on the way with Stable Diffusion 1 and 2, not {kind}"
+        )
     unique = list(dict.fromkeys(["", *first, *second]))
     states = dict(zip(unique, text_states(pipe, unique), strict=True))
     latents = initial_latents(pipe, seeds)

@@ -1,12 +1,15 @@
 """Recording changes no bit of a picture, misses nothing, and leaves no trace."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from t2i_lens import attention_kernels
+from t2i_lens.capture_tools import eager_cross_attention, operations
 from t2i_lens.cross_attention import Keep, attention_pattern, record
 from t2i_lens.heat_maps import (
     daam_norm_cap,
@@ -212,40 +215,14 @@ def test_the_state_does_not_grow_with_the_steps(shared_pipe):
     assert size(Keep(per_step=True), 5) == 5 * size(Keep(), 2)
 
 
-class CountKernels(TorchDispatchMode):
-    """Counts operations that compute or copy; views and bare allocations are free."""
-
-    def __init__(self):
-        super().__init__()
-        self.counting, self.counts = False, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        free = func.is_view or "empty" in name or name in ("aten::_unsafe_view", "aten::detach")
-        if self.counting and not free:
-            self.counts[-1].append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def kernels_per_layer(pipe, keep):
+def operations_per_layer(pipe, keep, **options):
     """Most operations of a cross-attention layer with its recording, over layers and steps."""
-    with record(pipe, keep) as recorder, CountKernels() as kernels:
-
-        def start(*_):
-            kernels.counting = True
-            kernels.counts.append([])
-
-        def stop(*_):
-            kernels.counting = False
-
-        handles = []
-        for layer in cross_attention_layers(pipe.unet).values():
-            handles += [layer.register_forward_pre_hook(start), layer.register_forward_hook(stop)]
-        generate(pipe, PROMPTS, [1], recorder=recorder, **QUICK)
-        for handle in handles:
-            handle.remove()
-    assert len(kernels.counts) == 4 * 3
-    return max(len(names) for names in kernels.counts)
+    with record(pipe, keep, **options) as recorder:
+        counts = operations(
+            pipe.unet, lambda: generate(pipe, PROMPTS[:1], [1], recorder=recorder, **QUICK)
+        )
+    assert len(counts) == 4 * 3
+    return max(counts)
 
 
 def with_heads(pipe, heads):
@@ -257,10 +234,92 @@ def with_heads(pipe, heads):
 def test_operations_per_layer_do_not_grow_with_the_heads(pipe):
     both = ("unconditional", "conditional")
     keeps = [Keep(), Keep(per_head=True), Keep(tokens=(0, 1, 2)), Keep(branches=both)]
-    few = [kernels_per_layer(with_heads(pipe, 2), keep) for keep in keeps]
-    many = [kernels_per_layer(with_heads(pipe, 8), keep) for keep in keeps]
+    few, many = (
+        [operations_per_layer(with_heads(pipe, heads), keep) for keep in keeps] for heads in (2, 8)
+    )
     assert few == many
     assert max(few) <= 13
+
+
+def test_sharing_needs_no_more_operations_whatever_the_heads(pipe):
+    keeps = [Keep(), Keep(per_head=True)]
+    few, many = (
+        [operations_per_layer(with_heads(pipe, heads), keep, shared=True) for keep in keeps]
+        for heads in (2, 8)
+    )
+    assert few == many
+    assert max(few) <= 13
+
+
+def latents_drawn(pipe, keep=None, **options):
+    """Latents of a picture, bare or with a recorder around; and its maps."""
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    draw = lambda: pipe(PROMPTS[1], latents=latents, output_type="latent", **QUICK).images  # noqa: E731
+    if keep is None:
+        return draw(), None
+    with record(pipe, keep, **options) as recorder:
+        drawn = draw()
+    return drawn, recorder.maps()
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        Keep(),
+        Keep(per_head=True, per_step=True),
+        Keep(branches=("unconditional",), tokens=(0, 3)),
+        Keep(branches=("unconditional", "conditional"), heads=(1,)),
+        Keep(steps=(1,)),
+    ],
+)
+def test_sharing_records_the_same_and_draws_the_same_up_to_rounding(shared_pipe, keep):
+    plain, maps = latents_drawn(shared_pipe, keep)
+    shared, ours = latents_drawn(shared_pipe, keep, shared=True)
+    # Kernels sum in another order, and guidance magnifies it; latents are of order 1.
+    torch.testing.assert_close(shared, plain, atol=1e-5, rtol=0)
+    for path, layer in maps.layers.items():
+        torch.testing.assert_close(ours.layers[path], layer, atol=1e-5, rtol=0)
+
+
+def test_sharing_uses_what_it_records(shared_pipe, monkeypatch):
+    """With other probabilities the recorded half is drawn otherwise, the other is not."""
+    real = attention_kernels.probabilities
+    monkeypatch.setattr(attention_kernels, "probabilities", lambda *a: real(*a).flip(-1))
+    layer = next(iter(cross_attention_layers(shared_pipe.unet).values()))
+    seen = []
+    handle = layer.register_forward_hook(lambda *call: seen.append(call[-1]))
+    first = Keep(steps=(0,))
+    for options in ({}, {"shared": True}):
+        latents_drawn(shared_pipe, first, **options)
+    handle.remove()
+    plain, changed = seen[0], seen[3]
+    torch.testing.assert_close(changed[0], plain[0], atol=1e-5, rtol=0)
+    assert (changed[1] - plain[1]).abs().max() > 1e-3
+
+
+def test_sharing_leaves_no_trace_also_after_an_error(shared_pipe):
+    layers = cross_attention_layers(shared_pipe.unet).values()
+    with pytest.raises(RuntimeError, match="stop"), record(shared_pipe, shared=True):
+        assert all("forward" in vars(layer) for layer in layers)
+        raise RuntimeError("stop")
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+def test_an_eager_layers_own_probabilities_are_recorded_and_no_bit_changes(pipe):
+    with eager_cross_attention(pipe.unet):
+        plain, _ = latents_drawn(pipe)
+        observed, maps = latents_drawn(pipe, Keep(per_head=True))
+        layers = cross_attention_layers(pipe.unet).values()
+        assert not any("get_attention_scores" in vars(layer) for layer in layers)
+        with record(pipe) as recorder:
+            counts = operations(pipe.unet, lambda: pipe(PROMPTS[1], **QUICK))
+        bare = operations(pipe.unet, lambda: pipe(PROMPTS[1], **QUICK))
+    assert torch.equal(plain, observed)
+    _, beside = latents_drawn(pipe, Keep(per_head=True))
+    for path, layer in beside.layers.items():
+        torch.testing.assert_close(maps.layers[path], layer, atol=1e-5, rtol=0)
+        assert maps.layers[path].untyped_storage().nbytes() == maps.layers[path].nbytes
+    assert recorder.state_size and max(counts) == max(bare) + 2  # a mean and a sum
 
 
 def test_the_pattern_is_the_one_the_layer_computes_itself(pipe):
@@ -293,9 +352,13 @@ def test_the_pattern_is_the_one_the_layer_computes_itself(pipe):
     torch.testing.assert_close(attention_pattern(call, slice(1, 2)), pattern[1:])
 
 
-def test_half_precision_is_summed_in_full(pipe):
+@pytest.mark.parametrize("kernel", ["fused", "shared", "eager"])
+def test_half_precision_is_summed_in_full(pipe, kernel):
     pipe.to(torch.bfloat16)
-    maps = recorded(pipe, prompts=PROMPTS[:1])
+    eager = eager_cross_attention(pipe.unet) if kernel == "eager" else nullcontext()
+    with eager, record(pipe, shared=kernel == "shared") as recorder:
+        generate(pipe, PROMPTS[:1], [3], recorder=recorder, **QUICK)
+    maps = recorder.maps()
     for layer in maps.layers.values():
         assert layer.dtype == torch.float32
         # float32 sums; in bfloat16 the rows would be wrong by 1e-2.

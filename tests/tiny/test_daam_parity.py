@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from t2i_lens import profiles
+from t2i_lens.capture_tools import eager_cross_attention
 from t2i_lens.cross_attention import Keep, record
 from t2i_lens.heat_maps import heat_map, heat_maps
 from t2i_lens.tokens import add_placeholder, encode
@@ -62,17 +62,6 @@ def model(request, make_pipe):
     if request.param == "toybox":
         return profiles.load(profiles.get("toybox"))
     return make_pipe() if request.param == "tiny" else tiny_xl(make_pipe())
-
-
-@contextmanager
-def eager_cross_attention(unet):
-    before = dict(unet.attn_processors)
-    eager = {n: AttnProcessor() if "attn2" in n else p for n, p in before.items()}
-    unet.set_attn_processor(eager)
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(before)
 
 
 def drawn(pipe, prompt, steps=4):
@@ -155,3 +144,32 @@ def test_a_multi_vector_word_is_where_daam_does_not_look(make_pipe, tmp_path):
     torch.testing.assert_close(theirs, tokens[5], atol=RAW, rtol=0)
     assert (theirs - cat).abs().max() > 100 * RAW
     assert len(every.heat_maps) == 7  # of the 9 from BOS to EOS
+
+
+def test_attention_map_diffusers_agrees_on_raw_maps_and_mislabels_a_multi_vector_word(
+    make_pipe, tmp_path
+):
+    from attention_map_diffusers import AttentionCapture
+
+    pipe = make_pipe()
+    ids = add_placeholder(pipe, "<sks>", 3)
+    with torch.no_grad():
+        rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(5))
+        pipe.text_encoder.get_input_embeddings().weight[list(ids)] = rows
+    prompt = "a photo of <sks> cat"
+    capture = AttentionCapture(pipe, relations="image->text", timesteps="all", heads="all")
+    with capture, recording(pipe, prompt) as recorder:
+        drawn(pipe, prompt)
+    theirs = capture.compute()
+    ours = recorder.maps()
+    for path, layer in ours.layers.items():
+        steps = [r.data for r in theirs.records if r.layer_id == f"unet.{path}"]
+        assert len(steps) == 4
+        # Both halves of guidance are kept; the second is the conditional one.
+        summed = torch.stack([step[-1] for step in steps]).sum(0)
+        torch.testing.assert_close(layer[0, 0, 0].flatten(1, 2), summed, atol=RAW, rtol=0)
+    theirs.save(str(tmp_path), tokenizer=pipe.tokenizer, prompts=[prompt])
+    named = {file.stem for file in tmp_path.rglob("token-*.png")}
+    # "cat" is token 7, and 5 is the placeholder's second vector.
+    assert encode(pipe, prompt).positions("cat") == (7,)
+    assert any(name.startswith("token-5") and "cat" in name for name in named), named
