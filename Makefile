@@ -65,12 +65,14 @@ inversions: $(READY) ## train the placeholder tokens that are missing or of anot
 doses: $(READY) ## draw every learned token at several steps of its training; says first what it costs
 	@$(BIN)/t2i-lens doses
 
-bench: $(READY) ## time sampling and textual inversion on this machine; keep it quiet meanwhile
+bench: $(READY) ## time sampling, textual inversion and capture on this machine; keep it quiet
 	$(BIN)/python -m t2i_lens.bench
+	$(BIN)/python -m t2i_lens.bench_capture
 
 record: $(READY) ## accept what the notebooks measure as the record to compare with
 	@$(BIN)/t2i-lens record
 
 clean: ## delete what was generated, but not the environment
 	rm -rf build/runs build/trials build/results build/failed build/tmp build/book build/book.json \
-	  build/book.log book/chapters book/scoreboard.md book/toybox book/_static/mathjax
+	  build/book.log book/chapters book/scoreboard.md \
+	  book/profiles.md book/capture.md book/toybox book/_static/mathjax

@@ -54,7 +54,7 @@ def rates(work: dict[str, tuple[int, Callable[[], object]]], rounds: int) -> dic
 
 
 def ratio(measured: dict[str, list[float]], name: str, peer: str) -> dict[str, float]:
-    """How much faster ``name`` is than ``peer``, round by round: median, lowest, highest."""
+    """``name`` over ``peer``, round by round: median, lowest, highest."""
     each = [a / b for a, b in zip(measured[name], measured[peer], strict=True)]
     return summary(each)
 
@@ -62,6 +62,16 @@ def ratio(measured: dict[str, list[float]], name: str, peer: str) -> dict[str, f
 def summary(each: list[float]) -> dict[str, float]:
     """Median, lowest and highest round, and how many there were."""
     return {"median": median(each), "low": min(each), "high": max(each), "rounds": len(each)}
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the figures depend on besides the code."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def sampling_rates(pipe, rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -130,12 +140,7 @@ def main() -> None:
     training = measured["textual inversion, steps per second"]
     result = {
         "weights": profiles.fingerprint(profile),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
         "rates": {
             kind: {name: summary(each) for name, each in some.items()}
             for kind, some in measured.items()

@@ -1,4 +1,4 @@
-"""The book: the executed notebooks, the scoreboard and the pages of `book/`, as static HTML."""
+"""The book: executed notebooks, generated pages and those of `book/`, as static HTML."""
 
 import base64
 import importlib.util
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from t2i_lens.claims import Record, compare, load_claims, load_records, scoreboard_markdown
 from t2i_lens.execute import STAMP, Job, RunError, replace_folder, sha256
+from t2i_lens.pages import capture_page, profiles_page
 from t2i_lens.paths import BUILD, DATA, ROOT
 from t2i_lens.store import write
 
@@ -112,6 +113,8 @@ def _stage(jobs: list[Job]) -> None:
     known = {(record.id, record.profile) for record in measured}
     others = [r for r in load_records(RECORDED) if (r.id, r.profile) not in known]
     _update(SOURCE / "scoreboard.md", scoreboard_markdown(load_claims(), measured + others))
+    _update(SOURCE / "profiles.md", profiles_page({job.notebook.stem for job in jobs}))
+    _update(SOURCE / "capture.md", capture_page())
     for name in CARD:
         shipped, staged = DATA / "models" / "toybox" / name, SOURCE / "toybox" / Path(name).name
         if shipped.exists():

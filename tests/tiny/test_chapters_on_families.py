@@ -1,0 +1,205 @@
+"""What the chapters do to a pipeline runs on the real classes of every family, or is refused.
+
+The list of functions is not kept by hand: it is read from the notebooks.
+"""
+
+import ast
+import importlib
+import inspect
+import json
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import FAMILIES
+from test_judged_arms import BrightnessJudge
+
+from t2i_lens import (
+    destruction,
+    dominance,
+    embedding_table,
+    first_layer,
+    prompt_attention,
+    rotation,
+    text_editing,
+)
+from t2i_lens.edits import Inject, Scale, Value
+from t2i_lens.embeddings import Inversion, attach_rows
+from t2i_lens.execute import NOTEBOOKS
+from t2i_lens.sampling import generate, text_states
+from t2i_lens.store import Lazy
+from t2i_lens.tokens import encode, text_towers
+
+WORD, VECTORS = "<t>", 2
+PROMPTS = [
+    {"text": "a {} next to a man", "context": ["man"]},
+    {"text": "a red {} and a friend", "context": ["friend"]},
+]
+SENTENCES = [f"a {WORD} next to a man", "a red toy"]
+FEW = {"num_inference_steps": 2, "guidance_scale": 3.0}
+SIGNS = [{"template": "a {} cat", "source": "red", "target": "blue"}]
+
+
+def arm(word=WORD, **more):
+    return {"concept": "pinata", "arm": word, "word": word, "subject": "toy"} | more
+
+
+ARMS = [arm(), arm("toy")]
+
+
+def table(pipe):
+    return pipe.text_encoder.get_input_embeddings().weight.detach()
+
+
+def rows(pipe, count=5):
+    return np.random.default_rng(1).normal(0, 0.3, (count, table(pipe).shape[1])).astype("float32")
+
+
+def with_token(pipe, concept):
+    inversion = Inversion(concept, torch.full((1, 32), 0.5), pd.DataFrame(), {})
+    attached = destruction.with_tokens(Lazy(lambda: pipe, "tiny"), [inversion]).get()
+    return table(attached)[list(encode(attached, concept.placeholder_token).ids[1:2])].numpy()
+
+
+# By the function that a notebook calls.
+CASES = {
+    "destruction.draw": lambda p: destruction.draw(p, SENTENCES, [0], **FEW),
+    "destruction.draw_arms": lambda p: destruction.draw_arms(p, ARMS, PROMPTS, [0], **FEW),
+    "destruction.judge_arms": lambda p: destruction.judge_arms(
+        p, BrightnessJudge(), ARMS, PROMPTS, [0], **FEW
+    ),
+    "destruction.token_table": lambda p: destruction.token_table(p, SENTENCES[0]),
+    "destruction.with_tokens": with_token,
+    "dominance.beside_daam": lambda p: dominance.beside_daam(p, SENTENCES[1], 0, **FEW),
+    "dominance.draw_with_maps": lambda p: dominance.draw_with_maps(
+        p, ARMS[:1], PROMPTS[0]["text"], [0], **FEW
+    ),
+    "dominance.measure_tokens": lambda p: dominance.per_picture(
+        dominance.measure_tokens(p, ARMS, PROMPTS, [0], **FEW)
+    ),
+    "dominance.trace_norms": lambda p: dominance.trace_norms(
+        p, ARMS[:1], PROMPTS[0]["text"], [0], **FEW
+    ),
+    "embedding_table.read_table": lambda p: embedding_table.read_table(p, ["toy"]),
+    "first_layer.measure_rows": lambda p: first_layer.measure_rows(p, SENTENCES[0], 2, rows(p)),
+    "first_layer.place_attention": lambda p: first_layer.place_attention(
+        p, SENTENCES[0], 2, rows(p)
+    ),
+    "first_layer.place_rows": lambda p: first_layer.place_rows(p, SENTENCES[0], 2, rows(p)),
+    "first_layer.probe_positions": lambda p: first_layer.probe_positions(
+        p, rows(p, 24), np.array([0.5, 2.0]), tokens=12, seed=0
+    ),
+    "prompt_attention.read_patterns": lambda p: prompt_attention.read_patterns(p, SENTENCES),
+    "prompt_attention.read_untrained_patterns": lambda p: prompt_attention.read_untrained_patterns(
+        p, SENTENCES, 1
+    ),
+    "rotation.slot_attention": lambda p: rotation.slot_attention(
+        p, rotation.turned(arm(), rows(p)[0], [0.0, 1.0], path="random"), PROMPTS
+    ),
+    "text_editing.edits": lambda p: text_editing.edits(p, SIGNS, [0, 1], [0, 1], **FEW),
+}
+# What a family cannot do is said in one line.
+DRAWING = [
+    name for name in CASES if name.startswith(("dominance.", "text_editing."))
+    or name in ("destruction.draw", "destruction.draw_arms", "destruction.judge_arms")
+]  # fmt: skip
+REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline" for name in DRAWING} | {
+    ("destruction.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",
+    ("destruction.with_tokens", "sd3"): r"width 32, the model needs 32 \+ 32",
+    ("text_editing.edits", "sdxl"): "StableDiffusionXLPipeline",
+}
+KINDS = ["sd1", *FAMILIES]
+
+
+@pytest.fixture(scope="module")
+def pipes(make_pipe):
+    """A pipeline of each family, with a placeholder of two vectors in all its towers."""
+    found = {"sd1": make_pipe(), **{name: build(make_pipe) for name, build in FAMILIES.items()}}
+    for pipe in found.values():
+        random = torch.Generator().manual_seed(5)
+        widths = [e.get_input_embeddings().embedding_dim for _, e in text_towers(pipe)]
+        attach_rows(pipe, WORD, [torch.randn(VECTORS, w, generator=random) for w in widths])
+    return found
+
+
+def numbers(found):
+    """All numbers in a result, by name."""
+    if isinstance(found, pd.DataFrame):
+        found = {name: found[name].to_numpy() for name in found}
+    if not isinstance(found, dict):
+        found = {"": found}
+    arrays = {name: np.asarray(value) for name, value in found.items()}
+    return {name: value for name, value in arrays.items() if value.dtype.kind in "fiu"}
+
+
+@pytest.mark.parametrize(("name", "kind"), product(CASES, KINDS))
+def test_it_runs_on_the_family_or_is_refused_in_one_line(pipes, make_concept, name, kind):
+    more = [make_concept(f"of-{kind}")] if name == "destruction.with_tokens" else []
+    if (name, kind) in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name, kind]) as error:
+            CASES[name](pipes[kind], *more)
+        assert len(str(error.value).splitlines()) == 1
+        return
+    found = numbers(CASES[name](pipes[kind], *more))
+    assert found and all(value.size for value in found.values())
+    for value in found.values():
+        assert np.isfinite(value).all()
+    assert any(np.ptp(value) > 0 for value in found.values() if value.size > 1) or name.endswith(
+        "with_tokens"
+    )
+
+
+def called(file):
+    """Functions of the library that a notebook names, as `module.function`."""
+    cells = [c for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "code"]
+    nodes = [n for c in cells for n in ast.walk(ast.parse("".join(c["source"])))]
+    modules, found = set(), set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module == "t2i_lens":
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("t2i_lens."):
+            found |= {f"{node.module.removeprefix('t2i_lens.')}.{a.name}" for a in node.names}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in modules:
+            found.add(f"{node.value.id}.{node.attr}")
+    return found
+
+
+def takes_a_pipeline(name):
+    module, function = name.rsplit(".", 1)
+    value = getattr(importlib.import_module(f"t2i_lens.{module}"), function)
+    return (
+        inspect.isfunction(value) and next(iter(inspect.signature(value).parameters), "") == "pipe"
+    )
+
+
+def test_every_function_that_a_chapter_gives_a_pipeline_to_is_tried():
+    names = set().union(*(called(file) for file in NOTEBOOKS.glob("*.ipynb")))
+    # The toybox's own are for the toybox's pipeline alone.
+    names = {name for name in names if not name.startswith("toybox")}
+    assert {name for name in names if takes_a_pipeline(name)} <= set(CASES)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd21", "sdxl"])
+def test_other_states_are_injected_into_every_family_that_draws(pipes, kind):
+    pipe = pipes[kind]
+    other = Value("other", text_states(pipe, ["a blue chair"])[0])
+    pictures = generate(pipe, ["a red toy"] * 2, [0], edits=[[Inject(other)], []], **FEW)
+    assert (pictures[0] != pictures[1]).any()
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd21"])
+def test_a_slot_is_edited_where_there_is_one_text_encoder(pipes, kind):
+    longer = arm("<t>", arm="longer", edits=(Scale(8.0, positions=()),))
+    plain, scaled = destruction.draw_arms(pipes[kind], [arm(), longer], PROMPTS, [0], **FEW)[
+        "pictures"
+    ]
+    assert (plain != scaled).any()
+
+
+def test_a_slot_of_two_text_encoders_is_not_edited(pipes):
+    longer = arm(edits=(Scale(8.0, positions=()),))
+    with pytest.raises(ValueError, match="which of SDXL's two text encoders"):
+        destruction.draw_arms(pipes["sdxl"], [longer], PROMPTS, [0], **FEW)
