@@ -33,7 +33,7 @@ CHAPTERS = {
     "03_cosine_pca": ["B11", "B12", "B18", "B23", "X19"],
     "07_bos_slerp": ["B19", "B20", "B21", "B22"],
     "09_norm_growth": ["B25", "N02", "X03"],
-    "10_destruction": ["X04", "X09", "X10", "X11"],
+    "10_destruction": ["B24", "X04", "X09", "X10", "X11"],
 }
 CLAIMS = load_claims()
 
