@@ -11,8 +11,8 @@ import torch
 from t2i_lens.cross_attention import attention_pattern
 from t2i_lens.hooks import CrossAttention, guidance_branches, observed_cross_attention, short_name
 from t2i_lens.propositions import (
-    column_cosines,
     key_cosines,
+    map_cosines,
     predicted_shares,
     sink_cosines,
 )
@@ -69,7 +69,7 @@ def measure_keys(
             query, key = _float(call, rows)
             pattern = attention_pattern(call, rows)
             cosines = {
-                "measured": column_cosines(pattern),
+                "measured": map_cosines(query, key, call.scale),
                 "sink": sink_cosines(query, key, call.scale),
                 "predicted": key_cosines(query, key, call.scale),
             }

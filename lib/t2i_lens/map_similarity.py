@@ -27,10 +27,10 @@ def measure_maps(
         prompt_batch: Prompts whose maps are held at a time.
         sampling: Passed to `sampling.generate`.
     Returns: The columns of `word_pairs`; `heads` [pair, seed, step, layer, head], cosines in
-        [0, 1]; `pooled` [pair, seed, step, resolution], of the mean over heads and over the
-        layers of one resolution, T-SAM's A; `layers`, their short names, `heights` of their
-        maps, `resolutions`, heights from the largest; `pictures`, uint8 [prompt, seed, height,
-        width, 3].
+        [0, 1], nan where a head gives a word nothing in any place; `pooled` [pair, seed, step,
+        resolution], of the mean over heads and over the layers of one resolution, T-SAM's A;
+        `layers`, their short names, `heights` of their maps, `resolutions`, heights from the
+        largest; `pictures`, uint8 [prompt, seed, height, width, 3].
     Raises: ValueError: as `word_pairs` and `generate`.
     Shown in: notebooks/11_correlation.ipynb
     """

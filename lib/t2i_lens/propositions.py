@@ -18,6 +18,17 @@ def column_cosines(maps: Float[Tensor, "*axes pixel token"]) -> Float[Tensor, "*
     return unit.mT @ unit
 
 
+def map_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes token token"]:
+    """Cosine of every two cross-attention maps, from the logarithms of the shares.
+
+    A share too small for float32 would make a map of zeros, which has no direction.
+
+    Args: As in `key_cosines`.
+    """
+    shares = (scale * query @ key.mT).log_softmax(-1)
+    return column_cosines((shares - shares.amax(-2, keepdim=True)).exp())
+
+
 def key_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes token token"]:
     """Proposition 1: cosine of two cross-attention maps from the difference of their keys.
 

@@ -33,6 +33,17 @@ def test_cosines_follow_from_keys_where_bos_decides_the_sum_and_queries_are_gaus
     torch.testing.assert_close(sink, propositions.column_cosines(maps))
 
 
+def test_maps_have_a_cosine_however_little_a_word_gets():
+    query, key = gaussian(30), keys()
+    pattern = (SCALE * query @ key.T).softmax(-1)
+    expected = propositions.column_cosines(pattern)
+    torch.testing.assert_close(propositions.map_cosines(query, key, SCALE), expected)
+    # With keys like these a softmax in float32 has columns of zeros.
+    query, key = query.float(), key.float() * 1000
+    assert propositions.column_cosines((SCALE * query @ key.T).softmax(-1)).isnan().any()
+    assert propositions.map_cosines(query, key, SCALE).isfinite().all()
+
+
 def test_a_sink_that_nobody_looks_at_gives_no_nan():
     query, key = gaussian(30), keys() * 1000
     sink = propositions.sink_cosines(query.float(), key.float(), SCALE)
