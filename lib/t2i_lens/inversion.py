@@ -55,7 +55,7 @@ TIMED_STEPS = 5
 
 
 def train(
-    pipe: StableDiffusionPipeline,
+    pipe,
     concepts: Sequence[Concept],
     config: InversionConfig | Sequence[InversionConfig],
     progress: bool = True,
@@ -65,14 +65,18 @@ def train(
     """Trains one placeholder per concept, all in one batch; the pipeline is left as it was.
 
     Args:
+        pipe: Stable Diffusion 1 or 2.
         config: One for all concepts, or one each. Then they may differ in all that is not in
             `BATCH_FIELDS`, and a concept may come several times.
         fingerprint: Names the model in the provenance; see `profiles.fingerprint`.
         initial: Where each placeholder starts; by default at its initializer's row.
     Returns: In the order of the concepts; `attach` puts one into a pipeline.
-    Raises: ValueError: no or repeated runs, configs that cannot share a batch, an initializer of
-        several tokens, or a sentence that does not fit.
+    Raises: ValueError: another pipeline, no or repeated runs, configs that cannot share a batch,
+        an initializer of several tokens, or a sentence that does not fit.
     """
+    if not isinstance(pipe, StableDiffusionPipeline):
+        kind = type(pipe).__name__
+        raise ValueError(f"tokens are trained with Stable Diffusion 1 and 2, not {kind}")
     configs = [config] * len(concepts) if isinstance(config, InversionConfig) else list(config)
     runs = list(zip(concepts, configs, strict=True))
     distinct = {(c.name, c.captions, each) for c, each in runs}

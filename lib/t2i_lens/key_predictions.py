@@ -7,9 +7,16 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from t2i_lens.cross_attention import attention_pattern
-from t2i_lens.hooks import CrossAttention, guidance_branches, observed_cross_attention, short_name
+from t2i_lens.hooks import (
+    CrossAttention,
+    guidance_branches,
+    observed_cross_attention,
+    short_name,
+    unet_of,
+)
 from t2i_lens.propositions import (
     key_cosines,
     map_cosines,
@@ -33,7 +40,7 @@ def _watched(pipe, observe: Observe) -> AbstractContextManager:
         step = ran[call.layer] = ran.get(call.layer, -1) + 1
         observe(call, guidance_branches(pipe, len(call.query))["conditional"], step)
 
-    return observed_cross_attention(pipe.unet, watch)
+    return observed_cross_attention(unet_of(pipe), watch)
 
 
 def _float(call: CrossAttention, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,10 +56,11 @@ def measure_keys(
         texts: Prompts.
         steps: Numbers from 0 of the steps to look at.
         sampling: Passed to `sampling.generate`.
-    Returns: [row, step, layer, head], a row per prompt, seed and pair: `measured`, the cosine
-        of the two maps; `sink`, the same as it were if BOS alone decided the softmax's sum;
-        `predicted`, from the keys and the covariance of the queries. `prompt` [row]; `bos`
-        [picture, step, layer, head], the mean share of BOS; `layers`, their short names.
+    Returns: [row, step, layer, head], nan where a layer has fewer heads, a row per prompt, seed
+        and pair: `measured`, the cosine of the two maps; `sink`, the same as it were if BOS
+        alone decided the softmax's sum; `predicted`, from the keys and the covariance of the
+        queries. `prompt` [row]; `bos` [picture, step, layer, head], the mean share of BOS;
+        `layers`, their short names.
     Shown in: notebooks/12_text_self_attention.ipynb
     """
     found: dict[str, list] = {n: [] for n in ("measured", "sink", "predicted", "bos", "prompt")}
@@ -74,15 +82,16 @@ def measure_keys(
                 "predicted": key_cosines(query, key, call.scale),
             }
             for name, each in cosines.items():
-                slots[name].append(each[..., first, second].cpu())  # seed, head, pair
-            slots["bos"].append(pattern[..., 0].mean(-1).cpu())  # seed, head
+                slots[name].append(each[..., first, second].cpu().movedim(1, 0))
+            slots["bos"].append(pattern[..., 0].mean(-1).cpu().movedim(1, 0))  # head, seed, (pair)
 
         with _watched(pipe, observe):
             generate(pipe, [text], list(seeds), batch_size=len(seeds), **sampling)
         for name, parts in slots.items():
-            # Steps are outside, layers inside.
-            stacked = torch.stack(parts).unflatten(0, (len(steps), len(layers)))
-            stacked = stacked.movedim(2, 0)  # seed, step, layer, head, (pair)
+            # Steps are outside, layers inside; layers may have more heads and fewer.
+            stacked = pad_sequence(parts, batch_first=True, padding_value=torch.nan)
+            stacked = stacked.unflatten(0, (len(steps), len(layers)))
+            stacked = stacked.movedim(3, 0)  # seed, step, layer, head, (pair)
             found[name].append(stacked if name == "bos" else stacked.movedim(-1, 1).flatten(0, 1))
         found["prompt"].append(torch.full((len(seeds) * len(first),), number))
     arrays = {name: torch.cat(parts).numpy() for name, parts in found.items()}

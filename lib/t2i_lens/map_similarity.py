@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from t2i_lens.cross_attention import AttentionMaps, Keep, record
 from t2i_lens.hooks import short_name
@@ -27,10 +28,11 @@ def measure_maps(
         prompt_batch: Prompts whose maps are held at a time.
         sampling: Passed to `sampling.generate`.
     Returns: The columns of `word_pairs`; `heads` [pair, seed, step, layer, head], cosines in
-        [0, 1], nan where a head gives a word nothing in any place; `pooled` [pair, seed, step,
-        resolution], of the mean over heads and over the layers of one resolution, T-SAM's A;
-        `layers`, their short names, `heights` of their maps, `resolutions`, heights from the
-        largest; `pictures`, uint8 [prompt, seed, height, width, 3].
+        [0, 1], nan where a layer has fewer heads or a head gives a word nothing; `pooled`
+        [pair, seed, step, resolution], of the mean over heads and over the layers of one
+        resolution, T-SAM's A; `layers`, their short names, `heights` of their maps,
+        `resolutions`, heights from the largest; `pictures`, uint8 [prompt, seed, height,
+        width, 3].
     Raises: ValueError: as `word_pairs` and `generate`.
     Shown in: notebooks/11_correlation.ipynb
     """
@@ -64,7 +66,9 @@ def measure_maps(
 
 def _by_head(maps: AttentionMaps, samples: slice, key: Tensor, query: Tensor) -> Tensor:
     layers = [_cosine(layer[samples, 0], key, query) for layer in maps.layers.values()]
-    return torch.stack(layers, 3)  # pair, seed, step, layer, head
+    by_head = [each.movedim(-1, 0) for each in layers]  # head, pair, seed, step
+    padded = pad_sequence(by_head, batch_first=True, padding_value=torch.nan)
+    return padded.permute(2, 3, 4, 0, 1)  # pair, seed, step, layer, head
 
 
 def _by_resolution(maps: AttentionMaps, samples: slice, key: Tensor, query: Tensor) -> Tensor:

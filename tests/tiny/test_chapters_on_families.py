@@ -53,7 +53,13 @@ PAIRS = [
         "unbound": [["red", "toy"], [WORD, "toy"]],
     }
 ]
-TRAINING = {"steps": 10, "learning_rate": 1e-3, "batch_size": 2, "templates": ["a {}"], "record_every": 5}
+TRAINING = {
+    "steps": 10,
+    "learning_rate": 1e-3,
+    "batch_size": 2,
+    "templates": ["a {}"],
+    "record_every": 5,
+}
 SIGNS = [{"template": "a {} cat", "source": "red", "target": "blue"}]
 
 
@@ -104,9 +110,7 @@ CASES = {
     ),
     "dose.measure": lambda p: dose.measure(p, BrightnessJudge(), ARMS, PROMPTS, [0], **FEW),
     "embedding_table.read_table": lambda p: embedding_table.read_table(p, ["toy"]),
-    "factorial.draw_rows": lambda p: factorial.draw_rows(
-        p, "toy", rows(p, 2), PROMPTS, [0], **FEW
-    ),
+    "factorial.draw_rows": lambda p: factorial.draw_rows(p, "toy", rows(p, 2), PROMPTS, [0], **FEW),
     "first_layer.measure_rows": lambda p: first_layer.measure_rows(p, SENTENCES[0], 2, rows(p)),
     "first_layer.place_attention": lambda p: first_layer.place_attention(
         p, SENTENCES[0], 2, rows(p)
@@ -144,11 +148,17 @@ DRAWING = [
     if name.startswith(("dominance.", "key_predictions.", "localize.", "text_editing."))
     or name.split(".")[1] in ("draw", "draw_arms", "judge_arms", "measure", "measure_maps")
 ]  # fmt: skip
-REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline" for name in DRAWING} | {
+REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name in DRAWING} | {
+    ("factorial.draw_rows", "sdxl"): "which of SDXL's two text encoders",
+    ("factorial.draw_rows", "sd3"): "StableDiffusion3Pipeline",
+    ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",
+    ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("destruction.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",
     ("destruction.with_tokens", "sd3"): r"width 32, the model needs 32 \+ 32",
     ("text_editing.edits", "sdxl"): "StableDiffusionXLPipeline",
 }
+# No gradient before the first step; no map of a head that a layer does not have.
+PARTLY_UNDEFINED = ("growth.", "key_predictions.measure_keys", "map_similarity.")
 KINDS = ["sd1", *FAMILIES]
 
 
@@ -170,10 +180,10 @@ def numbers(found):
     if not isinstance(found, dict):
         found = {"": found}
     arrays = {name: np.asarray(value) for name, value in found.items()}
-    return {name: value for name, value in arrays.items() if value.dtype.kind in "fiu"}
+    return {n: value.astype(float) for n, value in arrays.items() if value.dtype.kind in "bfiu"}
 
 
-@pytest.mark.parametrize(("name", "kind"), product(CASES, KINDS))
+@pytest.mark.parametrize(("name", "kind"), list(product(CASES, KINDS)))
 def test_it_runs_on_the_family_or_is_refused_in_one_line(pipes, make_concept, name, kind):
     trained = name in ("destruction.with_tokens", "growth.first_steps")
     more = [make_concept(f"of-{kind}")] if trained else []
@@ -185,10 +195,10 @@ def test_it_runs_on_the_family_or_is_refused_in_one_line(pipes, make_concept, na
     found = numbers(CASES[name](pipes[kind], *more))
     assert found and all(value.size for value in found.values())
     for value in found.values():
-        assert np.isfinite(value).all()
-    assert any(np.ptp(value) > 0 for value in found.values() if value.size > 1) or name.endswith(
-        "with_tokens"
-    )
+        finite = np.isfinite(value)
+        assert finite.all() or (name.startswith(PARTLY_UNDEFINED) and finite.mean() >= 0.5)
+    if name not in ("destruction.with_tokens", "localize.layer_sizes"):
+        assert any(np.nanmax(value) > np.nanmin(value) for value in found.values())
 
 
 def called(file):
