@@ -121,15 +121,16 @@ def _kilobytes(status: Path, field: str) -> int:
     return int(line.split()[1])
 
 
-def memory_and_maps(pipe, tool) -> dict[str, float | None]:
+def memory_and_maps(pipe, tool) -> dict[str, int | float | None]:
     """Growth during a step, and time and growth of making the heat maps of it."""
     with tool.open(pipe) as opened:
         _, step = memory(lambda: denoise(pipe, 999))
+        held = tool.held(opened)  # making maps may let go of what they are made of
         began = time.process_time()
         _, maps = memory(lambda: tool.maps(opened))
         return {
             "step_bytes": step,
-            "held_bytes": tool.held(opened),
+            "held_bytes": held,
             "maps_bytes": maps,
             "maps_seconds": time.process_time() - began,
         }

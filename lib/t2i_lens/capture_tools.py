@@ -112,7 +112,10 @@ TOOLS = {
     "daam": Tool(
         _daam,
         lambda tracer: sum(heat_map.nbytes for _, heat_map in tracer.all_heat_maps),
-        lambda tracer: tracer.compute_global_heat_map(PROMPT),
+        # By default it leaves out sizes of maps that SD 1 at 512 pixels does not have.
+        lambda tracer: tracer.compute_global_heat_map(
+            PROMPT, factors={factor for (factor, *_), _ in tracer.all_heat_maps}
+        ),
         "daam",
     ),
     "attention-map-diffusers": Tool(

@@ -65,14 +65,14 @@ def test_layers_are_called_again_where_they_stand_and_nothing_is_left(small):
 
 def test_memory_is_that_of_the_largest_moment():
     def work():
-        block = torch.ones(64, 2**18)
+        block = torch.ones(512, 2**18)
         del block
         return 1
 
     result, size = bench_capture.memory(work)
     assert result == 1
-    # 67 MB; the process may have had some of it already.
-    assert size is None or 40e6 < size < 100e6
+    # 537 MB, of which the process may have had some, freed before, already.
+    assert size is None or 300e6 < size < 600e6
 
 
 def test_the_page_shows_what_was_measured(small, tmp_path):
