@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -169,13 +169,10 @@ def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -
             job: pool.submit(_papermill, job.notebook, folders[job], dict(job.parameters), threads)
             for job in waiting
         }
-        _watch(futures, folders, console)
+        _watch(futures, folders, console, lambda j: _settle(j, folders[j], prints[j.target]))
         errors = []
         for job, future in futures.items():
-            message = _outcome(future)
-            if message is None:
-                _settle(job, folders[job], prints[job.target])
-            else:
+            if message := _outcome(future):
                 errors.append(message)
                 kept = BUILD / "failed" / f"{job.target.name}.ipynb"
                 if (folders[job] / EXECUTED).exists():
@@ -247,15 +244,20 @@ def _settle(job: Job, folder: Path, made_from: str) -> None:
     replace_folder(folder, job.target)
 
 
-def _watch(futures: Mapping[Job, Future], folders: Mapping[Job, Path], console: Console) -> None:
-    """Show how far each notebook is until all are done; one line each where it is no terminal."""
+def _watch(
+    futures: Mapping[Job, Future],
+    folders: Mapping[Job, Path],
+    console: Console,
+    settle: Callable[[Job], None],
+) -> None:
+    """Show how far each notebook is, until all are done; `settle` each that succeeded, at once."""
     began, ended = time.monotonic(), {}
     totals = {job: job.notebook.read_text(encoding="utf-8").count('"cell_type"') for job in futures}
 
     def table() -> Table:
         grid = Table.grid(padding=(0, 2))
         for job in futures:
-            executed = folders[job] / EXECUTED
+            executed = job.executed if job in ended else folders[job] / EXECUTED
             # papermill saves the notebook after each cell.
             done = executed.read_text().count('"status": "completed"') if executed.exists() else 0
             seconds = f"{ended.get(job, time.monotonic()) - began:4.0f} s"
@@ -269,6 +271,8 @@ def _watch(futures: Mapping[Job, Future], folders: Mapping[Job, Path], console: 
                 if future.done() and job not in ended:
                     ended[job] = time.monotonic()
                     how = "failed" if _outcome(future) else "done"
+                    if how == "done":
+                        settle(job)
                     seconds = ended[job] - began
                     console.print(f"{job.notebook.stem}: {how}, {seconds:.0f} s", highlight=False)
             live.update(table(), refresh=console.is_terminal)

@@ -25,6 +25,20 @@ def test_a_failing_notebook_leaves_no_run_that_counts_as_done(project):
     assert again.returncode == 1
 
 
+def test_a_finished_notebook_is_in_its_place_while_others_still_run(project):
+    waits = (
+        "import os, pathlib, time\n"
+        "runs = pathlib.Path(os.environ['T2I_LENS_ROOT']) / 'build' / 'runs'\n"
+        "end = time.monotonic() + 120\n"
+        "while not list(runs.glob('*/01_tiny/stamp.json')):\n"
+        "    assert time.monotonic() < end\n"
+        "    time.sleep(0.2)"
+    )
+    project.notebook("02_waits", waits)
+    result = project.cli("record")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_an_unknown_parameter_stops_before_anything_runs(project):
     result = project.cli("run", "01_tiny", "-p", "rwos=3")
     assert result.returncode == 1
