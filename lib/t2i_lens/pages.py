@@ -28,6 +28,7 @@ What a chapter's code does to a pipeline is tested on small random pipelines of 
 
 Pictures of the toybox's size are drawn on a processor; the others want a GPU.
 A profile names the commit of its repository, so that a result names its model; one without is looked up when it is used, with a warning, and the commit goes into the provenance.
+Layers are those that read the text.
 
 {models}
 """  # noqa: E501
@@ -62,6 +63,7 @@ These are the sizes of the real tensors on a device without memory.
 ## Memory
 
 How much the process grew in a step and while the heat maps of all tokens were made, in MB, and the time that making them took.
+The first line is of the first step that the process takes at all, with what it keeps from then on.
 
 {memory}
 
@@ -104,7 +106,7 @@ def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None
         [
             p.name,
             p.repo if p.on_hub else "shipped",
-            f"`{p.revision[:12]}`" if p.revision else ("not pinned" if p.on_hub else ""),
+            f"`{p.revision[:7]}`" if p.revision else ("not pinned" if p.on_hub else ""),
             f"{p.height}×{p.width}",
             p.num_inference_steps,
             p.guidance_scale,
@@ -112,7 +114,7 @@ def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None
         ]
         for p in PROFILES.values()
     ]
-    titles = ["profile", "repository", "commit", "pixels", "steps", "guidance", "layers with text"]
+    titles = ["profile", "repository", "commit", "pixels", "steps", "guidance", "layers"]
     return PROFILES_PAGE.format(
         chapters=_table(["chapter", *PROFILES], rows),
         reasons="\n".join(f"- **{letter}**: {reason}" for reason, letter in letters.items()),

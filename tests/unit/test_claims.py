@@ -333,7 +333,7 @@ def test_the_scoreboard_shows_value_interval_n_control_and_chapter():
     page = scoreboard_markdown(CLAIMS, [record(seeds=5)])
     line = next(line for line in page.splitlines() if line.startswith("| B01 |"))
     assert r"toybox: **0.4 \[0.3, 0.5\]**; n = 12; 5 seeds; control: 0.1" in line
-    assert "{doc}`01_hero <chapters/01_hero>`" in line
+    assert "{doc}`01 <chapters/01_hero>`" in line
 
 
 def test_the_scoreboard_counts_verdicts_per_profile():
