@@ -15,7 +15,6 @@ from rich.console import Console
 
 from t2i_lens.claims import Record, compare, load_claims, load_records, scoreboard_markdown
 from t2i_lens.execute import STAMP, Job, RunError, replace_folder, sha256
-from t2i_lens.pages import capture_page, profiles_page
 from t2i_lens.paths import BUILD, DATA, ROOT
 from t2i_lens.store import write
 
@@ -98,6 +97,8 @@ def figure(job: Job, cell: str) -> bytes:
 
 def _stage(jobs: list[Job]) -> None:
     """Put what is generated where jupyter-book looks for it, touching only what changed."""
+    from t2i_lens.pages import capture_page, profiles_page  # loads diffusers, which talks
+
     chapters = SOURCE / "chapters"
     chapters.mkdir(exist_ok=True)
     for old in set(chapters.glob("*.ipynb")) - {chapters / job.notebook.name for job in jobs}:
