@@ -147,9 +147,7 @@ def random_pipeline(name: str, *, meta: bool = False, **changed):
     else:
         unchecked = {"safety_checker": None, "requires_safety_checker": False}
         pipe = StableDiffusionPipeline(**parts, **unchecked, feature_extractor=None)
-    pipe._guidance_scale = (
-        7.5  # as a call of the pipeline sets it, which says what halves there are
-    )
+    pipe._guidance_scale = 7.5  # as a call of it sets it, which says what halves there are
     return pipe
 
 

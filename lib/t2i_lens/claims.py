@@ -197,18 +197,22 @@ def scoreboard_markdown(claims: Mapping[str, Claim], records: Iterable[Record]) 
         " read off a *figure*, read in *notes* on the source, *derived* from published numbers, or"
         " *unverified*.",
         "",
-        *_row("profile", *(f"{mark} {verdict}" for verdict, mark in MARKS.items()), head=True),
+        *markdown_row(
+            "profile", *(f"{mark} {verdict}" for verdict, mark in MARKS.items()), head=True
+        ),
     ]
     for profile in sorted({row["profile"] for row in rows}):
-        lines += _row(profile, *(str(counts[profile, verdict]) for verdict in MARKS))
+        lines += markdown_row(profile, *(str(counts[profile, verdict]) for verdict in MARKS))
     for source in {claim.source.key: claim.source for claim in claims.values()}.values():
         lines += ["", f"## {_escape(source.title)}", "", _byline(source), ""]
-        lines += _row("id", "claim", "reference", "measured", "verdict", "chapter", head=True)
+        lines += markdown_row(
+            "id", "claim", "reference", "measured", "verdict", "chapter", head=True
+        )
         for claim in (c for c in claims.values() if c.source.key == source.key):
             own = [row for row in rows if row["id"] == claim.id]
             measured = [row for row in own if row["verdict"] != "not yet measured"]
             for row in measured or own[:1]:
-                lines += _row(
+                lines += markdown_row(
                     claim.id,
                     _escape(claim.statement) + "".join(f" (also {_byline(s)})" for s in claim.also),
                     _reference(claim),
@@ -222,7 +226,8 @@ def scoreboard_markdown(claims: Mapping[str, Claim], records: Iterable[Record]) 
     return "\n".join(lines) + "\n"
 
 
-def _row(*cells: str, head: bool = False) -> list[str]:
+def markdown_row(*cells: str, head: bool = False) -> list[str]:
+    """Lines of one row of a Markdown table; a head brings the line that separates it."""
     line = "| " + " | ".join(cells) + " |"
     return [line, "|" + " --- |" * len(cells)] if head else [line]
 

@@ -1,9 +1,10 @@
 """The only code that reaches into the U-Net: layers found, counted, always restored.
 
-Observing and editing are done with module hooks. The model's own attention code runs on,
-whatever its kernel, so that observing changes no bit of a picture; queries and keys are read
-where the projections leave them, and edits are made where the projections read. Only who asks
-for shared attention gets another kernel.
+Observing and editing are done with module hooks, and in an eager layer by listening to the method
+that computes its probabilities. The model's own attention code runs on, whatever its kernel, so
+that observing changes no bit of a picture; queries and keys are read where the projections leave
+them, and edits are made where the projections read. Only who asks for shared attention gets
+another kernel.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -35,6 +35,7 @@ from t2i_lens.embeddings import (
     save,
 )
 from t2i_lens.inversion_data import Draws, InversionConfig, sentences, template_rows
+from t2i_lens.sampling import require
 from t2i_lens.shapes import EmbeddingRows, TextStates, TokenIds
 
 __all__ = [
@@ -74,9 +75,7 @@ def train(
     Raises: ValueError: another pipeline, no or repeated runs, configs that cannot share a batch,
         an initializer of several tokens, or a sentence that does not fit.
     """
-    if not isinstance(pipe, StableDiffusionPipeline):
-        kind = type(pipe).__name__
-        raise ValueError(f"tokens are trained with Stable Diffusion 1 and 2, not {kind}")
+    require(pipe, StableDiffusionPipeline, "tokens are trained with Stable Diffusion 1 and 2")
     configs = [config] * len(concepts) if isinstance(config, InversionConfig) else list(config)
     runs = list(zip(concepts, configs, strict=True))
     distinct = {(c.name, c.captions, each) for c, each in runs}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from t2i_lens.claims import markdown_row
 from t2i_lens.paths import DATA
 from t2i_lens.profiles import PROFILES
 from t2i_lens.support import load_support, reason_against
@@ -63,7 +64,6 @@ These are the sizes of the real tensors on a device without memory.
 ## Memory
 
 How much the process grew in a step and while the heat maps of all tokens were made, in MB, and the time that making them took.
-The first line is of the first step that the process takes at all, with what it keeps from then on.
 
 {memory}
 
@@ -212,5 +212,7 @@ def _megabytes(size: int | float | None) -> str:
 
 
 def _table(head: list, rows: list[list]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    lines = markdown_row(*map(str, head), head=True)
+    for row in rows:
+        lines += markdown_row(*map(str, row))
+    return "\n".join(lines)

@@ -17,6 +17,16 @@ from t2i_lens.tokens import encode, encode_with, text_towers
 SAMPLED = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
+def require(pipe, kinds: type | tuple[type, ...], told: str) -> None:
+    """Refuses pipelines of other classes in one line.
+
+    Args: told: What is done with which of them.
+    Raises: ValueError: the pipeline is of none of the kinds.
+    """
+    if not isinstance(pipe, kinds):
+        raise ValueError(f"{told}, not {type(pipe).__name__}")
+
+
 def initial_latents(
     pipe: DiffusionPipeline,
     seeds: Sequence[int],
@@ -126,9 +136,7 @@ def generate(
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed")
-    if not isinstance(pipe, SAMPLED):
-        kind = type(pipe).__name__
-        raise ValueError(f"generate draws with Stable Diffusion 1, 2 and XL, not {kind}")
+    require(pipe, SAMPLED, "generate draws with Stable Diffusion 1, 2 and XL")
     _check_edits(edits, prompts)
     arms = list(zip(prompts, map(tuple, edits or [()] * len(prompts)), strict=True))
     unique = list(dict.fromkeys([("", ()), *arms]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from t2i_lens.claims import load_records
+from t2i_lens.claims import load_records, markdown_row
 from t2i_lens.execute import STAMP, Job
 from t2i_lens.paths import BUILD
 from t2i_lens.store import write
@@ -134,9 +134,9 @@ def _parameters(row: Mapping[str, Any]) -> str:
 
 
 def _table(*heads: str) -> list[str]:
-    return [*_line(*heads), "|" + " --- |" * len(heads)]
+    return markdown_row(*heads, head=True)
 
 
 def _line(*cells: Any) -> list[str]:
     flat = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-    return ["| " + " | ".join(flat) + " |"]
+    return markdown_row(*flat)

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from t2i_lens import text_metrics
 from t2i_lens.ocr import read_texts
 from t2i_lens.prompt_sets import SignPrompt
-from t2i_lens.sampling import generate, initial_latents, text_states
+from t2i_lens.sampling import generate, initial_latents, require, text_states
 from t2i_lens.shapes import ImageGrid
 
 # Score -> the corrected one of the same quantity; the order of methods is compared between them.
@@ -43,11 +43,8 @@ def switched(
     """
     if not 0 <= start <= num_inference_steps:
         raise ValueError(f"start {start} is not within 0 and {num_inference_steps} steps")
-    if not isinstance(pipe, StableDiffusionPipeline):
-        kind = type(pipe).__name__
-        raise ValueError(
-            f"prompts are changed on the way with Stable Diffusion 1 and 2, not {kind}"
-        )
+    told = "prompts are changed on the way with Stable Diffusion 1 and 2"
+    require(pipe, StableDiffusionPipeline, told)
     unique = list(dict.fromkeys(["", *first, *second]))
     states = dict(zip(unique, text_states(pipe, unique), strict=True))
     latents = initial_latents(pipe, seeds)

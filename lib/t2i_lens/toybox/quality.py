@@ -207,13 +207,17 @@ def draw_scenes(pipe: StableDiffusionPipeline, scenes: Sequence[Scene]) -> np.nd
 def judge_scenes(
     pictures: np.ndarray, scenes: Sequence[Scene], judge: Judge
 ) -> dict[str, list[bool]]:
-    """Per scene: all nouns there; all with their stated colours; the relation if all are there."""
+    """Per scene: all nouns there, and of sketches alone; all with their stated colours; the
+    relation if all are there.
+    """
     reading = judge.read(pictures)
-    result: dict[str, list[bool]] = {"present": [], "coloured": [], "relation": []}
+    result: dict[str, list[bool]] = {"present": [], "as_sketch": [], "coloured": [], "relation": []}
     for i, scene in enumerate(scenes):
         columns = [judge.nouns.index(thing.noun) for thing in scene.things]
         present = all(reading.nouns[i, column] > 0.5 for column in columns)
         result["present"].append(present)
+        if scene.style == "sketch":
+            result["as_sketch"].append(present)
         if any(thing.colour for thing in scene.things):
             seen = [[*judge.colours, None][reading.colours[i, c].argmax()] for c in columns]
             right = all(t.colour in (None, s) for t, s in zip(scene.things, seen, strict=True))
