@@ -64,6 +64,7 @@ These are the sizes of the real tensors on a device without memory.
 ## Memory
 
 How much the process grew in a step and while the heat maps of all tokens were made, in MB, and the time that making them took.
+What a process has freed before it uses again, so only large differences say something.
 
 {memory}
 
