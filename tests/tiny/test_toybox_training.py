@@ -120,8 +120,22 @@ def test_unet_training_sees_the_shapes_of_the_pool(tmp_path):
     assert [part.shape[1:] for part in pool] == [
         (4, 16, 16), (77, models.TEXT_WIDTH), (64, models.PICTURE_WIDTH)
     ]  # fmt: skip
-    unet = stages.train_unet(tmp_path, pool, pool[1][0].float(), Schedule(2, 2, 1e-3), CPU)
+    odds, empty = stages.pool_odds(6, 0), pool[1][0].float()
+    unet = stages.train_unet(tmp_path, pool, odds, empty, Schedule(2, 2, 1e-3), CPU)
     assert sum(name.endswith("attn2.processor") for name in unet.attn_processors) == 7
+
+
+def test_sketches_of_a_pool_are_drawn_more_often_than_its_other_scenes():
+    size, seed = 300, 5  # more than one part of the pool
+    scenes = [scene for _, some in stages.pool_scenes(size, seed) for scene in some]
+    odds = stages.pool_odds(size, seed)
+    sketched = np.array([scene.style == "sketch" for scene in scenes])
+    assert len(scenes) == size and 0 < sketched.sum() < size
+    assert odds.sum() == pytest.approx(1)
+    assert odds[sketched] == pytest.approx(stages.SKETCHES_DRAWN * odds[~sketched][0])
+    rows = torch.arange(size).reshape(-1, 1)
+    drawn = stages.PoolBatches((rows,), odds, 20_000)(np.random.default_rng(0))[0].long()
+    assert sketched[drawn].mean() == pytest.approx(odds[sketched].sum(), abs=0.02)  # 5 deviations
 
 
 def test_a_picture_survives_the_range_of_the_autoencoder():

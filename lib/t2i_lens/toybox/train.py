@@ -50,6 +50,9 @@ PRESETS = {
 }
 
 
+POOL_SEED = 2
+
+
 class Stage(StrEnum):
     """In the order in which they run."""
 
@@ -76,7 +79,7 @@ def unet_pool(
     if not file.exists():
         vae = stages.train_autoencoder(folder, preset.autoencoder, device)
         pair = stages.train_text_encoder(folder, words, preset.text_encoder, device)
-        pool = stages.encode_pool(preset.pool, 2, vae, pair, words, device)
+        pool = stages.encode_pool(preset.pool, POOL_SEED, vae, pair, words, device)
         ids = words("", padding="max_length", return_tensors="pt").input_ids.to(device)
         with torch.no_grad():
             empty = pair.text(ids).last_hidden_state[0].cpu()
@@ -110,7 +113,8 @@ def main(
             judge.train(folder, chosen.judge, device, initial)
         elif step is Stage.unet:
             pool, empty = unet_pool(folder, chosen, words, device)
-            stages.train_unet(folder, pool, empty, chosen.unet, device, initial)
+            odds = stages.pool_odds(len(pool[0]), POOL_SEED)
+            stages.train_unet(folder, pool, odds, empty, chosen.unet, device, initial)
         else:
             export.export(folder, chosen, words, device)
 
