@@ -130,12 +130,17 @@ def invert(
 ) -> None:
     """Train the placeholder tokens of data/concepts in every way that the chapters need.
 
-    What is there already is not trained again; an interrupted command goes on where it was.
+    It says what it costs before it starts. What is there already is not trained again; an
+    interrupted command goes on where it was.
     """
-    from t2i_lens import embeddings, inversion_plan, manifest, profiles
-    from t2i_lens.embedding_table import read_counts, read_table, sort_vocabulary
+    from dataclasses import replace
 
-    console, model, concepts = Console(), profiles.get(profile), embeddings.load_concepts()
+    from t2i_lens import embeddings, inversion_plan, manifest, profiles
+    from t2i_lens.embedding_table import folder_of, read_counts, read_table, sort_vocabulary
+
+    console, concepts, device = Console(), embeddings.load_concepts(), profiles.best_device()
+    model = profiles.settle(profiles.get(profile), device)
+    model = replace(model, dtype="float32")  # half precision would round small gradients to nothing
     plan = inversion_plan.plan(inversion_plan.recipe(profile), concepts)
     for what, asked, names in (
         ("concept", concept, [c.name for c in concepts]),
@@ -144,7 +149,7 @@ def invert(
         if unknown := set(asked or []) - set(names):
             missing = ", ".join(sorted(unknown))
             raise ValueError(f"no {what} {missing}; there are: {', '.join(names)}")
-    mark, folder = profiles.fingerprint(model), DATA / "embeddings" / profile
+    mark, folder = profiles.fingerprint(model), folder_of(profile)
     plan = [v for v in plan if not variant or v.name in variant]
     planned = inversion_plan.runs(plan, concepts, embeddings.load_contexts, folder)
     planned = [run for run in planned if not concept or run.concept.name in concept]
@@ -158,12 +163,14 @@ def invert(
         )  # fmt: skip
     console.print(table)
     if left:
-        pipe = profiles.load(model)
+        pipe = profiles.load(model, device)
         rows = read_table(pipe)
         words = sort_vocabulary(rows, read_counts(Path(model.repo), len(rows["rows"])))
-        minutes = inversion_plan.seconds(pipe, left) / 60
+        together = inversion_plan.TOGETHER.get(profile, 1)
+        minutes = inversion_plan.seconds(pipe, left, together) / 60
         console.print(f"{len(left)} of {len(planned)} runs to train: about {minutes:.0f} min")
-        inversion_plan.carry_out(pipe, left, mark, words, inversion_plan.names(concepts))
+        names = inversion_plan.names(concepts)
+        inversion_plan.carry_out(pipe, left, mark, words, names, together=together)
     manifest.update()
 
 
@@ -178,26 +185,25 @@ def doses(
     """
     from dataclasses import asdict
 
-    from t2i_lens import destruction, dose, manifest, profiles
-    from t2i_lens.embedding_table import load_variants, read_table
+    from t2i_lens import destruction, dose, judges, manifest, profiles
+    from t2i_lens.embedding_table import doses_folder, folder_of, load_variants, read_table
     from t2i_lens.paths import BUILD
     from t2i_lens.store import Lazy, Store
-    from t2i_lens.toybox import judge
 
-    device, folder = profiles.best_device(), DATA / "embeddings" / profile
+    device = profiles.best_device()
     model = profiles.settle(profiles.get(profile), device)
     pipe = Lazy(lambda: profiles.load(model, device), profiles.fingerprint(model))
-    tokens = load_variants(folder)
+    tokens = load_variants(folder_of(profile))
     nouns = list(dict.fromkeys(tokens["superclass"]))
     rows = read_table(pipe.get(), nouns)
     table = dose.doses(tokens, dict(zip(nouns, rows["rows"][rows["word_ids"]], strict=True)))
     names = list(dict.fromkeys(table["concept"]))
     table = table[table["concept"].isin(names[: max(1, round(share * len(names)))])]
     prompts = [asdict(prompt) for prompt in destruction.load_prompts(dose.PROMPT_SET)]
-    looker = destruction.lazy_file(judge.load_judge, judge.FOLDER / "judge.safetensors")
+    looker = judges.judge_for(profile)
     measured = dose.carry_out(Store(BUILD / "results"), pipe, looker, table, prompts)
     marked = dose.marks(pipe, looker, table, prompts)
-    print(dose.save(measured, marked, folder.with_name(f"{profile}-doses")))
+    print(dose.save(measured, marked, doses_folder(folder_of(profile))))
     manifest.update()
 
 

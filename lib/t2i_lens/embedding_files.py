@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 import safetensors.torch
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from t2i_lens.embeddings import attach_rows
+from t2i_lens.embeddings import COLUMNS, Concept, Inversion, attach_rows, save
 from t2i_lens.model_files import check_safetensors
 from t2i_lens.shapes import TowerRows
 
@@ -111,6 +113,27 @@ def attach_token(pipe: DiffusionPipeline, token: LearnedToken) -> tuple[int, ...
     Raises: ValueError: the widths do not fit the model, or the name is taken or unusable.
     """
     return attach_rows(pipe, token.name, token.rows)
+
+
+def add_token(token: LearnedToken, class_word: str, folder: Path, source: str) -> Path:
+    """Saves a placeholder as `embeddings.save` does, without a record of its training.
+
+    Args:
+        class_word: A word of one token, that the placeholder is compared with.
+        folder: Of a profile's TI embeddings, see `embedding_table.folder_of`.
+        source: Where it came from, kept in its provenance.
+    Raises: ValueError: it has rows for two encoders, or there is one of that name.
+    """
+    if len(token.rows) != 1:
+        raise ValueError(f"{token.name!r} is for two text encoders: no chapter measures those")
+    slug = re.sub(r"\W+", "_", token.name).strip("_") or "token"
+    if (folder / slug).exists():
+        raise ValueError(f"{folder / slug} exists: give another name with --name")
+    none = np.zeros((0, 1, 1, 3), dtype=np.uint8)
+    concept = Concept(slug, token.name, class_word, class_word, images=none)
+    nothing = pd.DataFrame(columns=list(COLUMNS))
+    rows = token.rows[0].float()
+    return save(Inversion(concept, rows, nothing, config={}, provenance={"source": source}), folder)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import yaml
 from jaxtyping import Float, Int
 
 from t2i_lens.embeddings import Inversion, load
-from t2i_lens.paths import DATA
+from t2i_lens.paths import BUILD, DATA
 
 NEVER_TRAINED = 0.01  # of the median norm: below it a row has decayed to nothing
 
@@ -119,6 +119,11 @@ def sort_vocabulary(
     )
 
 
+def folder_of(profile: str) -> Path:
+    """Where a profile's TI embeddings are: the toybox's are shipped, the others are the user's."""
+    return (DATA if profile == "toybox" else BUILD) / "embeddings" / profile
+
+
 def load_inversions(folder: Path) -> list[Inversion]:
     """Every TI embedding saved under a folder, the hero first, then by name.
 
@@ -126,7 +131,10 @@ def load_inversions(folder: Path) -> list[Inversion]:
     """
     found = [load(file.parent) for file in sorted(Path(folder).glob("*/provenance.json"))]
     if not found:
-        raise FileNotFoundError(f"no TI embeddings in {folder}; train them with `t2i-lens invert`")
+        raise FileNotFoundError(
+            f"no TI embeddings in {folder}; train them with `t2i-lens invert --profile "
+            f"{folder.name}`, or bring a file with `t2i-lens embeddings add`"
+        )
     return sorted(found, key=lambda inversion: not inversion.concept.hero)
 
 
@@ -135,8 +143,13 @@ def variants_folder(folder: Path) -> Path:
     return Path(folder).with_name(f"{Path(folder).name}-variants")
 
 
+def doses_folder(folder: Path) -> Path:
+    """Where what the inversions in `folder` destroy at each dose is kept, see `dose`."""
+    return Path(folder).with_name(f"{Path(folder).name}-doses")
+
+
 def load_variants(folder: Path) -> pd.DataFrame:
-    """Every TI embedding of a model, the standard ones and those trained in other ways.
+    """Every TI embedding of a model that was trained here, in the standard way and in others.
 
     Args: folder: Of the standard inversions, as in `load_inversions`.
     Returns: Columns variant ("standard" or the folder's name), concept, kind and superclass
@@ -145,12 +158,18 @@ def load_variants(folder: Path) -> pd.DataFrame:
         many), placeholder_token, vector (final, [d_model]), norm (of it), trajectory and config
         (see `embeddings.Inversion`).
     Raises:
-        FileNotFoundError: there are no standard ones.
+        FileNotFoundError: there are no standard ones, or none with a record of its training.
         ValueError: a placeholder has several vectors.
     """
     found = [("standard", inversion) for inversion in load_inversions(folder)]
     for file in sorted(variants_folder(folder).glob("*/*/provenance.json")):
         found.append((file.parent.parent.name, load(file.parent)))
+    found = [(variant, inversion) for variant, inversion in found if len(inversion.trajectory)]
+    if not found:
+        raise FileNotFoundError(
+            f"no TI embedding in {folder} has a record of its training; train some with "
+            f"`t2i-lens invert --profile {folder.name}`"
+        )
     rows = []
     for variant, inversion in found:
         if len(inversion.embedding) != 1:

@@ -26,6 +26,10 @@ Kind = Literal["object", "style", "colour_scheme"]
 WEIGHTS = "learned_embeds.safetensors"  # the name diffusers looks for
 TRAJECTORY = "trajectory.parquet"
 PROVENANCE = "provenance.json"
+# Of a trajectory; one without rows belongs to a token whose training was not recorded.
+COLUMNS = (
+    "step", "index", "vector", "norm", "loss", "gradient", "cosine_to_initial", "cosine_to_final",
+)  # fmt: skip
 CONTEXTS = "contexts.yaml"
 
 

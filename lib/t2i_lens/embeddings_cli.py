@@ -52,3 +52,21 @@ def convert(
 
     for written in write_tokens(read_tokens(locate(file), name), output, to.value):
         print(written)
+
+
+@app.command()
+def add(
+    file: Source,
+    class_word: Annotated[str, typer.Option(help="what the tokens are compared with: one token")],
+    profile: Annotated[str, typer.Option(help="model that they were trained on")] = "sd15",
+    name: Name = None,
+) -> None:
+    """Put the tokens of an embedding file among those that the chapters of a profile measure."""
+    from t2i_lens.embedding_files import add_token, read_tokens
+    from t2i_lens.embedding_hub import locate
+    from t2i_lens.embedding_table import folder_of
+    from t2i_lens.profiles import get
+
+    folder = folder_of(get(profile).name)
+    for token in read_tokens(locate(file), name):
+        print(add_token(token, class_word, folder, source=file))

@@ -112,13 +112,16 @@ def inputs(notebook: Path) -> str:
 
 
 def fingerprint(job: Job, made_from: str | None = None) -> str:
-    """Hash of all that a run depends on: the notebook's `inputs` and the job's parameters.
+    """Hash of all that a run depends on: the notebook's `inputs`, the job's parameters, and the
+    TI embeddings that the user trained or brought for the job's profile.
 
     Args: made_from: The `inputs`, where they are known already: many jobs share them.
     Raises: RunError: the notebook is not readable.
     """
     parameters = json.dumps(dict(job.parameters), sort_keys=True)
-    return digest(f"{made_from or inputs(job.notebook)} {parameters}".encode())
+    own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
+    brought = " ".join(f"{file} {sha256(file)}" for file in own if file.is_file())
+    return digest(f"{made_from or inputs(job.notebook)} {parameters} {brought}".strip().encode())
 
 
 def outdated(job: Job, now: str) -> str | None:

@@ -23,6 +23,10 @@ from t2i_lens.inversion_data import STYLE_TEMPLATES, InversionConfig
 from t2i_lens.shapes import EmbeddingRows, Images
 
 STANDARD = "standard"
+# The cat toy's settings in diffusers' documentation, with which most published tokens were trained.
+PUBLISHED = InversionConfig(
+    steps=3000, learning_rate=2e-3, batch_size=4, record_every=100, bfloat16=True
+)
 # The standard run of each profile. The toybox's world draws nothing mirrored; bfloat16 is half
 # again as fast there.
 RECIPES = {
@@ -30,6 +34,7 @@ RECIPES = {
         steps=500, learning_rate=5e-3, batch_size=2, flip_probability=0.0, record_every=25,
         bfloat16=True,
     ),
+    **dict.fromkeys(("sd14", "sd15", "sd21"), PUBLISHED),
 }  # fmt: skip
 SEEDS = (0, 1, 2)
 LEARNING_RATES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
@@ -40,7 +45,9 @@ FEW = 4  # objects, the hero among them, that what makes the norm grow is asked 
 # l1 = lr·G·√π / (2√2·n) and l2 = √d·lr·G / (4n²), and SGD's steps are to be as long as Adam's, at
 # a rate of lr·√d / G.
 L1_PENALTY, L2_PENALTY, SGD_RATE = 1e-3, 1e-2, 0.25
-TOGETHER = 12  # runs in one batch; what is lost by an interruption is at most these
+# Runs in one batch, and at most these are lost by an interruption; of pictures of 512 pixels, one
+# run alone fills a GPU.
+TOGETHER = {"toybox": 12}
 
 # Whether pictures of the concept among other things, with a caption each, are trained on as well
 # as its own pictures with templates (half and half), or alone.
@@ -213,7 +220,7 @@ def pending(planned: Sequence[Run], fingerprint: str) -> list[Run]:
     return [run for run in planned if not _done(run, fingerprint)]
 
 
-def chunks(planned: Sequence[Run], together: int = TOGETHER) -> Iterator[list[Run]]:
+def chunks(planned: Sequence[Run], together: int = 1) -> Iterator[list[Run]]:
     """Runs that share a batch, in the plan's order, about equally many in each."""
     by_key = sorted(planned, key=lambda run: batch_key(run.config))
     for _, group in groupby(by_key, key=lambda run: batch_key(run.config)):
@@ -223,11 +230,11 @@ def chunks(planned: Sequence[Run], together: int = TOGETHER) -> Iterator[list[Ru
         yield from (alike[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
 
 
-def seconds(pipe: StableDiffusionPipeline, planned: Sequence[Run]) -> float:
+def seconds(pipe: StableDiffusionPipeline, planned: Sequence[Run], together: int = 1) -> float:
     """Estimate of what the runs take, from the first steps of one of their batches."""
     total = 0.0
     per_run_step: dict[tuple, float] = {}
-    for chunk in chunks(planned):
+    for chunk in chunks(planned, together):
         key, config = batch_key(chunk[0].config), chunk[0].config
         if key not in per_run_step:
             step = seconds_per_step(pipe, [r.concept for r in chunk], [r.config for r in chunk])
@@ -243,7 +250,7 @@ def carry_out(
     vocabulary: Vocabulary,
     names: Sequence[str],
     tell: Callable[[str], None] = print,
-    together: int = TOGETHER,
+    together: int = 1,
 ) -> None:
     """Trains the runs batch by batch and saves each when its batch is finished.
 

@@ -99,15 +99,15 @@ def judge_pairs(
     """What the judge finds of each pair in each picture of its prompt.
 
     Args:
-        judge: With `read`, `present` and `colour`, as `toybox.judge.Judge`.
+        judge: With `read`, `present` and perhaps `colour`, as `toybox.judge.Judge`.
         prompt: Number of each pair's prompt.
         kind: Of each pair, as in `word_pairs`; only "nouns" and "bound" pairs can be judged.
         first: Noun, or colour of a bound pair.
         second: Noun.
     Returns: `found` [pair, seed], how many of the pair's nouns are in the picture, -1 where the
         pair is of another kind; `right` [pair, seed], 1 where the noun of a bound pair is there
-        in its colour, 0 where it is there in another, -1 where it is not there or the pair is
-        of another kind.
+        in its colour, 0 where it is there in another, -1 where it is not there, the pair is
+        of another kind, or the judge tells no colours.
     """
     reading = judge.read(pictures.reshape(-1, *pictures.shape[2:]))
     shape = pictures.shape[:2]
@@ -118,9 +118,10 @@ def judge_pairs(
             each = [judge.present(reading, noun).reshape(shape)[number] for noun in (a, b)]
             found[row] = each[0].astype(int) + each[1]
         elif sort == "bound":
-            there = judge.present(reading, b).reshape(shape)[number]
-            colours = np.array([str(c) for c in judge.colour(reading, b)]).reshape(shape)[number]
-            found[row], right[row] = there, np.where(there, colours == a, -1)
+            found[row] = there = judge.present(reading, b).reshape(shape)[number]
+            if hasattr(judge, "colour"):
+                colours = np.array([str(c) for c in judge.colour(reading, b)])
+                right[row] = np.where(there, colours.reshape(shape)[number] == a, -1)
     return {"found": found, "right": right}
 
 

@@ -252,16 +252,27 @@ def _check_layers(profile: ModelProfile, pipe: DiffusionPipeline) -> None:
             )
 
 
-def _current_commit(profile: ModelProfile) -> str:
-    """The commit of the repository's main branch, as the Hub or else the cache knows it."""
+def hub_commit(repo: str) -> str:
+    """The commit of a repository's main branch, as the Hub or else the cache knows it.
+
+    Raises: OSError: neither knows it.
+    """
     try:
-        return huggingface_hub.HfApi().model_info(profile.repo).sha
+        return huggingface_hub.HfApi().model_info(repo).sha
     except Exception as error:  # offline, the client raises whatever its transport does
         folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
-        reference = folder / f"models--{profile.repo.replace('/', '--')}" / "refs" / "main"
+        reference = folder / f"models--{repo.replace('/', '--')}" / "refs" / "main"
         if reference.exists():
             return reference.read_text().strip()
-        raise _unreachable(profile, error) from None
+        todo = "connect to the network once, or set HF_HOME to a cache with it"
+        raise OSError(f"{repo} is neither in the cache nor reachable: {todo}") from error
+
+
+def _current_commit(profile: ModelProfile) -> str:
+    try:
+        return hub_commit(profile.repo)
+    except OSError as error:
+        raise _unreachable(profile, error.__cause__) from None
 
 
 def _unreachable(profile: ModelProfile, error: Exception) -> OSError:

@@ -13,10 +13,11 @@ import numpy as np
 import yaml
 
 from t2i_lens.paths import DATA
+from t2i_lens.profiles import get
 from t2i_lens.tokens import TokenRow
 
 FOLDER = DATA / "prompts"
-PROFILES = ("toybox", "sd")
+SETS = ("toybox", "sd")  # the second is for every other profile
 SIMPLE = 'a sign that says "{}"'
 VALIDATION_SHARE = 0.25  # of the sign words; the others are the test bucket
 RELATED_PAIRS = 8  # pairs of nouns per relation, each said in both orders
@@ -164,12 +165,9 @@ def sentences(words: dict) -> dict[str, list[PairedPrompt]]:
 def read_words(profile: str, folder: Path = FOLDER) -> dict:
     """A profile's words.
 
-    Raises: ValueError: no words for that profile.
+    Raises: ValueError: no such profile.
     """
-    words = yaml.safe_load((folder / "words.yaml").read_text())
-    if profile not in words:
-        raise ValueError(f"no words for profile '{profile}'; there are {', '.join(words)}")
-    return words[profile]
+    return yaml.safe_load((folder / "words.yaml").read_text())[set_of(profile)]
 
 
 def rendered(profile: str, folder: Path = FOLDER) -> str:
@@ -227,10 +225,19 @@ def load_signs(profile: str, bucket: str, kind: str, folder: Path = FOLDER) -> l
     return [SignPrompt(**entry) for entry in sets[bucket][kind]]
 
 
+def set_of(profile: str) -> str:
+    """Which words and sentences a profile is asked: the toybox's world, or `sd`.
+
+    Raises: ValueError: no such profile.
+    """
+    if profile in SETS:
+        return profile
+    get(profile)
+    return "sd"
+
+
 def _read(profile: str, folder: Path) -> dict:
-    if profile not in PROFILES:
-        raise ValueError(f"no prompt sets for '{profile}'; there are {', '.join(PROFILES)}")
-    return yaml.safe_load((folder / f"{profile}.yaml").read_text())
+    return yaml.safe_load((folder / f"{set_of(profile)}.yaml").read_text())
 
 
 def pair_positions(row: TokenRow, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -245,5 +252,5 @@ def pair_positions(row: TokenRow, pair: Pair) -> tuple[tuple[int, ...], tuple[in
 
 
 if __name__ == "__main__":
-    for name in PROFILES:
+    for name in SETS:
         (FOLDER / f"{name}.yaml").write_text(rendered(name))

@@ -16,6 +16,7 @@ MARKS: dict[Verdict, str] = {
     "not measurable": "–",
     "not yet measured": "·",
 }
+DEFAULT = "toybox"  # its bound also decides on profiles that have none of their own
 # Sums of 32-bit numbers differ in their last digits between machines and thread counts; a value
 # that is exact has an interval of width zero, which only this slack lets another machine hit.
 RELATIVE_SLACK = 1e-5
@@ -129,10 +130,11 @@ def judge_claim(claim: Claim, profile: str, value: float, interval: Interval) ->
     Args:
         value: The measured value, inside its interval.
         interval: Lower and upper end; twice the value for a number without sampling error.
-    Raises: ClaimError: the claim has no bound on this profile, or the numbers are not finite,
-        not ordered, or the value is outside its interval.
+    Raises: ClaimError: the claim has no bound on this profile and none on the toybox, or the
+        numbers are not finite, not ordered, or the value is outside its interval.
     """
-    if profile not in claim.bounds:
+    bound = claim.bounds.get(profile, claim.bounds.get(DEFAULT))
+    if bound is None:
         raise ClaimError(
             f"claim {claim.id} has no bound on {profile}; state one in data/claims.yaml first"
         )
@@ -140,7 +142,7 @@ def judge_claim(claim: Claim, profile: str, value: float, interval: Interval) ->
         _check_value(value, interval)
     except ValueError as error:
         raise ClaimError(f"claim {claim.id}: {error}") from None
-    bound, (lower, upper) = claim.bounds[profile], interval
+    lower, upper = interval
     if bound.within is not None:
         holds = bound.within[0] <= lower and upper <= bound.within[1]
         return "reproduced" if holds else "not reproduced"

@@ -21,6 +21,7 @@ from t2i_lens.claims import (
     write_records,
 )
 from t2i_lens.paths import ROOT
+from t2i_lens.verdicts import Bound
 
 # How many claims each source makes, and how many questions are left open.
 FAMILIES = {"B": 25, "P": 12, "T": 15, "L": 15, "N": 6, "X": 23}
@@ -164,9 +165,13 @@ def test_an_interval_that_is_no_interval_is_refused(interval):
         judge_claim(claim_with(above=0.0), "toybox", 0.5, interval)
 
 
-def test_a_profile_without_a_bound_is_refused_by_name():
+def test_a_profile_without_a_bound_of_its_own_is_held_to_the_toyboxs():
+    claim = claim_with(above=0.0)
+    assert judge_claim(claim, "sd15", 0.5, (0.4, 0.6)) == "reproduced"
+    stricter = claim.model_copy(update={"bounds": claim.bounds | {"sd15": Bound(above=0.7)}})
+    assert judge_claim(stricter, "sd15", 0.5, (0.4, 0.6)) == "opposite"
     with pytest.raises(ClaimError, match="B01 has no bound on sd15"):
-        judge_claim(CLAIMS["B01"], "sd15", 0.5, (0.4, 0.6))
+        judge_claim(claim.model_copy(update={"bounds": {}}), "sd15", 0.5, (0.4, 0.6))
 
 
 @pytest.mark.parametrize(

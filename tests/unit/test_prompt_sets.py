@@ -10,7 +10,7 @@ from t2i_lens.toybox.atlas import world_words
 
 PAIRED = ("animals", "animals_objects", "objects", "relations")
 KINDS = ("simple", "creative")
-each_profile = pytest.mark.parametrize("profile", prompt_sets.PROFILES)
+each_profile = pytest.mark.parametrize("profile", prompt_sets.SETS)
 
 
 def said_by_the_world() -> set[str]:
@@ -112,11 +112,17 @@ def test_a_sentence_names_the_articles_that_english_asks_for():
 
 
 def test_unknown_names_list_those_there_are():
-    with pytest.raises(ValueError, match="toybox, sd"):
-        prompt_sets.load_pairs("sdxl", "animals")
+    with pytest.raises(ValueError, match="toybox, sd14"):
+        prompt_sets.load_pairs("sdxxl", "animals")
     with pytest.raises(ValueError, match="relations"):
         prompt_sets.load_pairs("sd", "signs")
     with pytest.raises(ValueError, match="validation, test"):
         prompt_sets.load_signs("sd", "train", "simple")
-    with pytest.raises(ValueError, match="toybox, sd"):
-        prompt_sets.read_words("sdxl")
+    with pytest.raises(ValueError, match="toybox, sd14"):
+        prompt_sets.read_words("sdxxl")
+
+
+def test_every_other_profile_is_asked_the_same_sentences():
+    asked = {name: prompt_sets.load_pairs(name, "animals") for name in ("toybox", "sd15", "sdxl")}
+    assert asked["sd15"] == asked["sdxl"] == prompt_sets.load_pairs("sd", "animals")
+    assert asked["sd15"] != asked["toybox"]

@@ -6,6 +6,7 @@ Shown in: book/toybox.md
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,11 @@ def corpus(captions: int = 4000, seed: int = 0) -> list[str]:
     return sentences + [" ".join(words) for words in lists] * 20 + [extra] * 20
 
 
-def build(folder: Path) -> CLIPTokenizer:
-    """Learn the merges and write ``vocab.json``, ``merges.txt`` and the configuration to folder."""
+def build(folder: Path, sentences: Sequence[str] | None = None) -> CLIPTokenizer:
+    """Learn the merges and write ``vocab.json``, ``merges.txt`` and the configuration to folder.
+
+    Args: sentences: What to learn from; the world's `corpus` by default.
+    """
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -55,7 +59,7 @@ def build(folder: Path) -> CLIPTokenizer:
         show_progress=False,
         end_of_word_suffix="</w>",
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.train_from_iterator(corpus() if sentences is None else sentences, trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     pieces = alphabet + [byte + "</w>" for byte in alphabet] + ["".join(pair) for pair in merges]
     vocabulary = {piece: row for row, piece in enumerate(dict.fromkeys([*pieces, BOS, EOS]))}

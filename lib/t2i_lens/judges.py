@@ -1,0 +1,135 @@
+"""Who looks at the pictures of a profile: the toybox's own judge and eye, or public models.
+
+Of the toybox's world everything is known, so its judge is trained on nothing else. For all other
+profiles an open-vocabulary detector (OWLv2, Minderer et al. 2023) looks for the same nouns, and
+DINOv2 (Oquab et al. 2023) compares pictures. How often these two err is not measured here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float, UInt8
+from scipy.special import expit, logit
+from torch.nn.functional import normalize
+from transformers import (
+    AutoImageProcessor,
+    Dinov2Model,
+    Owlv2ForObjectDetection,
+    Owlv2Processor,
+    PreTrainedModel,
+)
+
+from t2i_lens.destruction import FOUND, lazy_file
+from t2i_lens.embeddings import load_concepts
+from t2i_lens.model_files import quiet
+from t2i_lens.paths import DATA
+from t2i_lens.profiles import best_device, hub_commit
+from t2i_lens.store import Lazy
+from t2i_lens.toybox import judge, likeness
+
+DETECTOR, ENCODER = "google/owlv2-base-patch16-ensemble", "facebook/dinov2-base"
+QUERY = "a photo of a {}"
+THRESHOLD = 0.1  # of the detector's score, as in its documentation's examples
+TOGETHER = 8  # pictures in a batch of the detector
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the detector found: probabilities [picture, noun], `FOUND` at its threshold."""
+
+    nouns: Float[np.ndarray, "picture noun"]
+
+
+class Detector:
+    """A judge for any picture: each noun's probability is that of its likeliest box."""
+
+    def __init__(self, model: Owlv2ForObjectDetection, processor, nouns: list[str]):
+        self.nouns, self._model, self._processor = nouns, model.eval(), processor
+
+    @torch.no_grad()
+    def read(self, images: UInt8[np.ndarray, "picture height width 3"]) -> Found:
+        """Looks for every noun in every picture."""
+        scores, device = [], self._model.device
+        queries = [QUERY.format(noun) for noun in self.nouns]
+        for start in range(0, len(images), TOGETHER):
+            some = list(images[start : start + TOGETHER])
+            inputs = self._processor(text=[queries] * len(some), images=some, return_tensors="pt")
+            logits = self._model(**inputs.to(device)).logits  # [picture, place, noun]
+            scores.append(logits.amax(1).float().cpu().numpy())
+        return Found(expit(np.concatenate(scores) - logit(THRESHOLD)))
+
+    def present(self, reading: Found, noun: str) -> np.ndarray:
+        """Is the noun there? bool [picture]."""
+        return reading.nouns[:, self.nouns.index(noun)] >= FOUND
+
+
+class Encoder:
+    """An eye for any picture: DINOv2's pooled feature, as in DINO scores of subject fidelity."""
+
+    def __init__(self, model: Dinov2Model, processor):
+        self._model, self._processor = model.eval(), processor
+
+    @torch.no_grad()
+    def embed(
+        self, pictures: UInt8[np.ndarray, "picture height width 3"], batch_size: int = 32
+    ) -> Float[np.ndarray, "picture feature"]:
+        """Unit vectors."""
+        parts = []
+        for start in range(0, len(pictures), batch_size):
+            some = list(pictures[start : start + batch_size])
+            inputs = self._processor(images=some, return_tensors="pt").to(self._model.device)
+            parts.append(self._model(**inputs).pooler_output.float().cpu())
+        return normalize(torch.cat(parts), dim=-1).numpy()
+
+
+def judge_for(profile: str) -> Lazy:
+    """The judge of a profile's pictures, loaded when first needed; a `destruction.Judge`.
+
+    Raises: OSError: the detector's commit can be looked up neither on the Hub nor in the cache.
+    """
+    if profile == "toybox":
+        return lazy_file(judge.load_judge, judge.FOLDER / "judge.safetensors")
+    nouns, commit = known_nouns(), hub_commit(DETECTOR)
+
+    def load() -> Detector:
+        processor = _loaded(Owlv2Processor, DETECTOR, commit, backend="pil")
+        return Detector(_network(Owlv2ForObjectDetection, DETECTOR, commit), processor, nouns)
+
+    return Lazy(load, f"{DETECTOR}@{commit}: {QUERY}, {THRESHOLD}, {', '.join(nouns)}")
+
+
+def eye_for(profile: str) -> Lazy:
+    """What compares a profile's pictures with a concept's, see `toybox.likeness.likeness`.
+
+    Raises: OSError: as `judge_for`, of the encoder.
+    """
+    if profile == "toybox":
+        return lazy_file(likeness.load_eye, likeness.FOLDER / likeness.WEIGHTS)
+    commit = hub_commit(ENCODER)
+
+    def load() -> Encoder:
+        processor = _loaded(AutoImageProcessor, ENCODER, commit, backend="pil")
+        return Encoder(_network(Dinov2Model, ENCODER, commit), processor)
+
+    return Lazy(load, f"{ENCODER}@{commit}")
+
+
+def known_nouns(folder: Path = DATA) -> list[str]:
+    """Every noun that a prompt set or a concept of the study asks for, sorted."""
+    sets = yaml.safe_load((folder / "prompts" / "prompts.yaml").read_text())
+    words = yaml.safe_load((folder / "prompts" / "words.yaml").read_text())
+    nouns = {noun for prompts in sets.values() for p in prompts for noun in p["context"]}
+    nouns |= {noun for some in words.values() for noun in (*some["animals"], *some["objects"])}
+    return sorted(nouns | {concept.superclass for concept in load_concepts(folder / "concepts")})
+
+
+def _network(kind: type[PreTrainedModel], repo: str, commit: str) -> PreTrainedModel:
+    return _loaded(kind, repo, commit, use_safetensors=True).to(best_device())
+
+
+def _loaded(kind, repo: str, commit: str, **options):
+    with quiet():
+        return kind.from_pretrained(repo, revision=commit, **options)

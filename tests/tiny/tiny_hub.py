@@ -1,0 +1,106 @@
+"""A cache of the Hub in which the study's real repositories hold tiny models of the real classes."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import (
+    BitImageProcessorPil,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    Owlv2ImageProcessorPil,
+    Owlv2Processor,
+)
+
+from families import text_config
+from t2i_lens import judges, profiles
+from t2i_lens.architectures import read_config
+from t2i_lens.embeddings import load_concepts
+from t2i_lens.paths import DATA
+from t2i_lens.toybox.tokenizer import build
+
+WIDTH = 32
+MORE = "a photo of the style in that says toy table candle"
+
+
+def sentences() -> list[str]:
+    """All that the study's prompts say to a model that is not the toybox."""
+    sets = yaml.safe_load((DATA / "prompts" / "prompts.yaml").read_text())
+    said = [prompt["text"].replace("{}", "") for prompts in sets.values() for prompt in prompts]
+    said += [concept.superclass for concept in load_concepts()]
+    words = yaml.safe_load((DATA / "prompts" / "words.yaml").read_text())["sd"]
+    return [*said, (DATA / "prompts" / "sd.yaml").read_text(), " ".join(words["animals"]), MORE]
+
+
+def tiny_sd15(folder: Path) -> StableDiffusionPipeline:
+    """SD 1.5 with its own layers by name and number, 3 text layers and 16×16 pictures."""
+    words = build(folder, sentences() * 2)
+    torch.manual_seed(0)
+    config = read_config("sd1")["components"]["unet"]["config"] | {
+        "block_out_channels": (8, 8, 16, 16), "cross_attention_dim": WIDTH, "norm_num_groups": 4,
+        "attention_head_dim": 2, "sample_size": 8,
+    }  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+        sample_size=16,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(), tokenizer=words,
+        unet=UNet2DConditionModel.from_config(config).eval(), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def place(hub: Path, repo: str, commit: str) -> Path:
+    """The folder in which the Hub's library looks for a commit of a repository."""
+    home = hub / f"models--{repo.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    (home / "snapshots" / commit).mkdir(parents=True)
+    return home / "snapshots" / commit
+
+
+def save_detector(folder: Path, words: CLIPTokenizer) -> None:
+    layer = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id,
+           "pad_token_id": words.pad_token_id}  # fmt: skip
+    torch.manual_seed(1)
+    config = Owlv2Config(
+        text_config={"vocab_size": len(words), **layer, **ids},
+        vision_config={"image_size": 32, "patch_size": 8, **layer},
+        projection_dim=16,
+    )
+    Owlv2ForObjectDetection(config).save_pretrained(folder)
+    pictures = Owlv2ImageProcessorPil(size={"height": 32, "width": 32})
+    short = CLIPTokenizer.from_pretrained(words.name_or_path, model_max_length=16)
+    Owlv2Processor(image_processor=pictures, tokenizer=short).save_pretrained(folder)
+
+
+def save_encoder(folder: Path) -> None:
+    torch.manual_seed(2)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Dinov2Model(Dinov2Config(image_size=28, patch_size=14, **sizes)).save_pretrained(folder)
+    crop = {"height": 28, "width": 28}
+    BitImageProcessorPil(size={"shortest_edge": 28}, crop_size=crop).save_pretrained(folder)
+
+
+def make_hub(home: Path) -> Path:
+    """A cache for `HF_HOME` with SD 1.5 and the two models that look at its pictures."""
+    hub, profile = home / "hub", profiles.get("sd15")
+    pipe = tiny_sd15(home / "words")
+    pipe.save_pretrained(place(hub, profile.repo, profile.revision))
+    words = CLIPTokenizer.from_pretrained(home / "words")
+    save_detector(place(hub, judges.DETECTOR, "1" * 40), words)
+    save_encoder(place(hub, judges.ENCODER, "2" * 40))
+    return home
