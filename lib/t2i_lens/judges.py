@@ -5,6 +5,7 @@ profiles an open-vocabulary detector (OWLv2, Minderer et al. 2023) looks for the
 DINOv2 (Oquab et al. 2023) compares pictures. How often these two err is not measured here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transformers import (
 )
 
 from t2i_lens.destruction import FOUND, lazy_file
-from t2i_lens.embeddings import load_concepts
+from t2i_lens.embedding_table import folder_of, load_inversions
 from t2i_lens.model_files import quiet
 from t2i_lens.paths import DATA
 from t2i_lens.profiles import best_device, hub_commit
@@ -44,16 +45,20 @@ class Found:
 
 
 class Detector:
-    """A judge for any picture: each noun's probability is that of its likeliest box."""
+    """A judge for any picture: each noun's probability is that of its likeliest box.
 
-    def __init__(self, model: Owlv2ForObjectDetection, processor, nouns: list[str]):
-        self.nouns, self._model, self._processor = nouns, model.eval(), processor
+    A learned concept has no name that a detector knows: it is looked for by its class word.
+    """
+
+    def __init__(self, model: Owlv2ForObjectDetection, processor, looked_for: Mapping[str, str]):
+        self.nouns, self._words = list(looked_for), list(looked_for.values())
+        self._model, self._processor = model.eval(), processor
 
     @torch.no_grad()
     def read(self, images: UInt8[np.ndarray, "picture height width 3"]) -> Found:
         """Looks for every noun in every picture."""
         scores, device = [], self._model.device
-        queries = [QUERY.format(noun) for noun in self.nouns]
+        queries = [QUERY.format(word) for word in self._words]
         for start in range(0, len(images), TOGETHER):
             some = list(images[start : start + TOGETHER])
             inputs = self._processor(text=[queries] * len(some), images=some, return_tensors="pt")
@@ -92,13 +97,13 @@ def judge_for(profile: str) -> Lazy:
     """
     if profile == "toybox":
         return lazy_file(judge.load_judge, judge.FOLDER / "judge.safetensors")
-    nouns, commit = known_nouns(), hub_commit(DETECTOR)
+    looked_for, commit = nouns_of(profile), hub_commit(DETECTOR)
 
     def load() -> Detector:
         processor = _loaded(Owlv2Processor, DETECTOR, commit, backend="pil")
-        return Detector(_network(Owlv2ForObjectDetection, DETECTOR, commit), processor, nouns)
+        return Detector(_network(Owlv2ForObjectDetection, DETECTOR, commit), processor, looked_for)
 
-    return Lazy(load, f"{DETECTOR}@{commit}: {QUERY}, {THRESHOLD}, {', '.join(nouns)}")
+    return Lazy(load, f"{DETECTOR}@{commit}: {QUERY}, {THRESHOLD}, {looked_for}")
 
 
 def eye_for(profile: str) -> Lazy:
@@ -117,13 +122,20 @@ def eye_for(profile: str) -> Lazy:
     return Lazy(load, f"{ENCODER}@{commit}")
 
 
-def known_nouns(folder: Path = DATA) -> list[str]:
-    """Every noun that a prompt set or a concept of the study asks for, sorted."""
-    sets = yaml.safe_load((folder / "prompts" / "prompts.yaml").read_text())
-    words = yaml.safe_load((folder / "prompts" / "words.yaml").read_text())
-    nouns = {noun for prompts in sets.values() for p in prompts for noun in p["context"]}
+def nouns_of(profile: str, prompts: Path = DATA / "prompts") -> dict[str, str]:
+    """Every noun that a profile's pictures may be asked for, and the word that it is looked for by.
+
+    They are those of the prompt sets, the profile's TI embeddings, and their class words.
+    """
+    sets = yaml.safe_load((prompts / "prompts.yaml").read_text())
+    words = yaml.safe_load((prompts / "words.yaml").read_text())
+    nouns = {noun for some in sets.values() for prompt in some for noun in prompt["context"]}
     nouns |= {noun for some in words.values() for noun in (*some["animals"], *some["objects"])}
-    return sorted(nouns | {concept.superclass for concept in load_concepts(folder / "concepts")})
+    learned = {}
+    if folder_of(profile).exists():
+        concepts = [inversion.concept for inversion in load_inversions(folder_of(profile))]
+        learned = {concept.name: concept.superclass for concept in concepts}
+    return {noun: noun for noun in sorted(nouns | set(learned.values()))} | learned
 
 
 def _network(kind: type[PreTrainedModel], repo: str, commit: str) -> PreTrainedModel:

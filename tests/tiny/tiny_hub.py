@@ -1,10 +1,11 @@
-"""A cache of the Hub in which the study's real repositories hold tiny models of the real classes."""
+"""A cache of the Hub whose repositories of the study hold tiny models of the real classes."""
 
 from pathlib import Path
 
 import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from families import text_config
 from transformers import (
     BitImageProcessorPil,
     CLIPTextModel,
@@ -17,7 +18,6 @@ from transformers import (
     Owlv2Processor,
 )
 
-from families import text_config
 from t2i_lens import judges, profiles
 from t2i_lens.architectures import read_config
 from t2i_lens.embeddings import load_concepts
@@ -25,7 +25,8 @@ from t2i_lens.paths import DATA
 from t2i_lens.toybox.tokenizer import build
 
 WIDTH = 32
-MORE = "a photo of the style in that says toy table candle"
+SHARPER, SHIFT = 10, -0.6  # found by trial: a noun is found in some pictures of noise, not in all
+MORE = "a photo of the style in that says toy turtle"
 
 
 def sentences() -> list[str]:
@@ -38,17 +39,17 @@ def sentences() -> list[str]:
 
 
 def tiny_sd15(folder: Path) -> StableDiffusionPipeline:
-    """SD 1.5 with its own layers by name and number, 3 text layers and 16×16 pictures."""
+    """SD 1.5 with its own layers by name and number, 3 text layers and 32×32 pictures."""
     words = build(folder, sentences() * 2)
     torch.manual_seed(0)
     config = read_config("sd1")["components"]["unet"]["config"] | {
         "block_out_channels": (8, 8, 16, 16), "cross_attention_dim": WIDTH, "norm_num_groups": 4,
-        "attention_head_dim": 2, "sample_size": 8,
+        "attention_head_dim": 2, "sample_size": 16,
     }  # fmt: skip
     vae = AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-        sample_size=16,
+        sample_size=32,
     )  # fmt: skip
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
@@ -81,7 +82,15 @@ def save_detector(folder: Path, words: CLIPTokenizer) -> None:
         vision_config={"image_size": 32, "patch_size": 8, **layer},
         projection_dim=16,
     )
-    Owlv2ForObjectDetection(config).save_pretrained(folder)
+    model = Owlv2ForObjectDetection(config)
+    with torch.no_grad():  # as initialised, it would say the same of every picture
+        for weights in model.owlv2.vision_model.parameters():
+            weights.mul_(SHARPER)
+        for head in (model.class_head.logit_scale, model.class_head.logit_shift):
+            head.weight.zero_()
+        model.class_head.logit_scale.bias.fill_(SHARPER)
+        model.class_head.logit_shift.bias.fill_(SHIFT)
+    model.save_pretrained(folder)
     pictures = Owlv2ImageProcessorPil(size={"height": 32, "width": 32})
     short = CLIPTokenizer.from_pretrained(words.name_or_path, model_max_length=16)
     Owlv2Processor(image_processor=pictures, tokenizer=short).save_pretrained(folder)

@@ -1,0 +1,143 @@
+"""A re-runner changes `profile` to Stable Diffusion, and every chapter that says so runs on it.
+
+The Hub is a cache with tiny models of the real classes under the real names and commits; nothing
+else is replaced: commands, notebooks, files and claims are those of a user.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from tiny_hub import WIDTH, make_hub
+
+from t2i_lens.claims import load_claims
+from t2i_lens.paths import ROOT
+from t2i_lens.support import load_support
+
+pytestmark = pytest.mark.notebooks
+
+PROFILE = "sd15"
+CONCEPTS = ("cat_toy", "puppy", "bunny", "bus", "fox", "blueprint")
+# As few of everything as the statistics bear.
+FEW = {
+    "01_hero": {"seeds": 2, "concept_prompts": 2},
+    "02_norms": {},
+    "03_cosine_pca": {"sample": 100, "subsets": 20, "group_draws": 50},
+    "04_attention_dominance": {"hero_prompts": 2, "seeds": 2, "concept_steps": 2},
+    "05_norm_scale": {"hero_prompts": 2},
+    "06_clip_attention": {"random_rows": 20},
+    "07_bos_slerp": {"text_prompts": 3, "hero_prompts": 2, "more_prompts": 1, "directions": 2},
+    "08_first_layer": {"random_rows": 20, "vocabulary_sample": 40, "probe_tokens": 60},
+    "09_norm_growth": {"prompts_each": 2, "live_steps": 3},
+    "10_destruction": {"prompts_each": 2, "template_prompts": 2},
+    "11_correlation": {"prompts_per_set": 4, "shuffles": 50},
+    "12_text_self_attention": {"prompts_per_set": 8, "random_choices": 20, "key_prompts": 6},
+    "15_ti_lens": {"prompts": 2},
+}
+STEPS = {"11_correlation": 4, "12_text_self_attention": 3}
+
+# The embeddings are trained as `t2i-lens invert` does, with fewer steps and concepts.
+TRAIN = """
+from dataclasses import replace
+from t2i_lens import embeddings, inversion_plan, profiles
+from t2i_lens.embedding_table import folder_of, read_table, sort_vocabulary
+if __name__ == "__main__":
+    model = profiles.settle(profiles.get("{profile}"))
+    pipe = profiles.load(model)
+    concepts = [c for c in embeddings.load_concepts() if c.name in {concepts}]
+    recipe = inversion_plan.recipe("{profile}")
+    short = replace(recipe, steps=10, record_every=1, batch_size=1, bfloat16=False)
+    plan = inversion_plan.plan(short, concepts)
+    home = folder_of("{profile}")
+    runs = inversion_plan.runs(plan, concepts, embeddings.load_contexts, home)
+    words = sort_vocabulary(read_table(pipe), None)
+    names = inversion_plan.names(concepts)
+    mark = profiles.fingerprint(model)
+    inversion_plan.carry_out(pipe, runs, mark, words, names, together=12)
+"""
+EXECUTE = """
+import json, sys
+from rich.console import Console
+from t2i_lens import execute
+if __name__ == "__main__":
+    jobs = [execute.trial(execute.find(name), p) for name, p in json.loads(sys.argv[1]).items()]
+    execute.execute(jobs, Console(stderr=True))
+    print(json.dumps({job.notebook.stem: str(job.target) for job in jobs}))
+"""
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory):
+    """Runs python as somebody whose cache holds Stable Diffusion, without a network."""
+    home = tmp_path_factory.mktemp("user")
+    make_hub(home)
+    environment = os.environ | {
+        "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "T2I_LENS_BUILD": str(home / "build"),
+        "T2I_LENS_ROOT": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200",
+    }  # fmt: skip
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+        environment.pop(name, None)
+
+    def python(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True,
+            cwd=home,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        return done.stdout
+
+    python.home = home
+    return python
+
+
+@pytest.fixture(scope="module")
+def measured(user):
+    """Folder of each chapter's run, after tokens were trained, brought, and drawn at all doses."""
+    script = user.home / "train.py"
+    script.write_text(TRAIN.format(profile=PROFILE, concepts=CONCEPTS))
+    user(str(script))
+    rows = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.1
+    safetensors.torch.save_file({"<brought>": rows}, user.home / "brought.safetensors")
+    command = ["-m", "t2i_lens.cli"]
+    user(*command, "embeddings", "add", "brought.safetensors", "--class-word", "dog")
+    user(*command, "doses", "--profile", PROFILE, "--share", "0.4")
+    script = user.home / "execute.py"
+    script.write_text(EXECUTE)
+    asked = {}
+    for name, few in FEW.items():
+        asked[name] = {"profile": PROFILE, **few}
+        if name not in ("02_norms", "03_cosine_pca", "06_clip_attention", "08_first_layer"):
+            asked[name]["num_inference_steps"] = STEPS.get(name, 2)
+    return json.loads(user(str(script), json.dumps(asked)).splitlines()[-1])
+
+
+def test_every_chapter_that_says_it_runs_on_sd_is_tried():
+    assert set(FEW) == {n for n, entry in load_support().items() if PROFILE in entry["profiles"]}
+
+
+@pytest.mark.parametrize("chapter", FEW)
+def test_a_chapter_measures_its_claims_on_sd(measured, chapter):
+    folder = Path(measured[chapter])
+    claims = json.loads((folder / "claims.json").read_text())
+    owed = {claim.id for claim in load_claims().values() if claim.chapter == chapter}
+    assert {claim["id"] for claim in claims} == owed
+    assert {claim["profile"] for claim in claims} == {PROFILE}
+    run = json.loads((folder / "run.json").read_text())
+    assert run["model"].startswith("stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113")
+    assert run["pinned"] and run["device"] == "cpu"
+
+
+def test_a_token_that_was_brought_is_measured_beside_those_trained(measured):
+    notebook = json.loads((Path(measured["02_norms"]) / "notebook.ipynb").read_text())
+    glued = {
+        output["metadata"]["scrapbook"]["name"]: output["data"]
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if "scrapbook" in output.get("metadata", {})
+    }
+    assert glued["tokens"] == {"application/papermill.record/text/plain": str(len(CONCEPTS) + 1)}
