@@ -122,10 +122,13 @@ def add_token(token: LearnedToken, class_word: str, folder: Path, source: str) -
         class_word: A word of one token, that the placeholder is compared with.
         folder: Of a profile's TI embeddings, see `embedding_table.folder_of`.
         source: Where it came from, kept in its provenance.
-    Raises: ValueError: it has rows for two encoders, or there is one of that name.
+    Raises: ValueError: it has rows for two encoders, its name cannot stand in a prompt, or there
+        is one of that name.
     """
     if len(token.rows) != 1:
         raise ValueError(f"{token.name!r} is for two text encoders: no chapter measures those")
+    if re.search(r"\s", token.name):
+        raise ValueError(f"{token.name!r} cannot stand in a prompt: give another with --name")
     slug = re.sub(r"\W+", "_", token.name).strip("_") or "token"
     if (folder / slug).exists():
         raise ValueError(f"{folder / slug} exists: give another name with --name")

@@ -45,13 +45,14 @@ class Found:
 
 
 class Detector:
-    """A judge for any picture: each noun's probability is that of its likeliest box.
+    """A judge for any picture: a box holds what it is likeliest to hold, of all words looked for.
 
     A learned concept has no name that a detector knows: it is looked for by its class word.
     """
 
     def __init__(self, model: Owlv2ForObjectDetection, processor, looked_for: Mapping[str, str]):
-        self.nouns, self._words = list(looked_for), list(looked_for.values())
+        self.nouns, self._words = list(looked_for), list(dict.fromkeys(looked_for.values()))
+        self._column = [self._words.index(word) for word in looked_for.values()]
         self._model, self._processor = model.eval(), processor
 
     @torch.no_grad()
@@ -62,9 +63,10 @@ class Detector:
         for start in range(0, len(images), TOGETHER):
             some = list(images[start : start + TOGETHER])
             inputs = self._processor(text=[queries] * len(some), images=some, return_tensors="pt")
-            logits = self._model(**inputs.to(device)).logits  # [picture, place, noun]
-            scores.append(logits.amax(1).float().cpu().numpy())
-        return Found(expit(np.concatenate(scores) - logit(THRESHOLD)))
+            logits = self._model(**inputs.to(device)).logits.float()  # [picture, box, word]
+            held = logits.where(logits == logits.amax(-1, keepdim=True), -torch.inf)
+            scores.append(held.amax(1).cpu().numpy())
+        return Found(expit(np.concatenate(scores) - logit(THRESHOLD))[:, self._column])
 
     def present(self, reading: Found, noun: str) -> np.ndarray:
         """Is the noun there? bool [picture]."""

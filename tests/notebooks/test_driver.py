@@ -81,6 +81,19 @@ def test_only_what_depends_on_a_changed_function_is_executed_again(project, tmp_
     assert "is up to date" in project.cli("run", "02_apart").stdout
 
 
+def test_what_a_user_brings_for_a_profile_outdates_its_runs_and_no_others(project):
+    sd = ("-p", "profile=sd15")
+    project.notebook("02_any", "1 + 1", parameters='profile: str = "toybox"  # model')
+    for some in ((), sd):
+        assert project.cli("run", "02_any", *some).returncode == 0
+    token = project.build / "embeddings" / "sd15" / "mine" / "learned_embeds.safetensors"
+    token.parent.mkdir(parents=True)
+    token.write_bytes(b"rows")
+    assert "is up to date" in project.cli("run", "02_any").stdout
+    assert "changed" in project.cli("run", "02_any", *sd).stdout
+    assert "is up to date" in project.cli("run", "02_any", *sd).stdout
+
+
 def test_a_changed_verdict_fails_the_build(recorded):
     kept = recorded.root / "data" / "results" / "claims" / "toybox" / "01_tiny.json"
     whole = kept.read_text()

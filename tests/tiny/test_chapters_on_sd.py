@@ -1,4 +1,4 @@
-"""A re-runner changes `profile` to Stable Diffusion, and every chapter that says so runs on it.
+"""A re-runner changes `profile` to a real checkpoint, and every chapter that says so runs on it.
 
 The Hub is a cache with tiny models of the real classes under the real names and commits; nothing
 else is replaced: commands, notebooks, files and claims are those of a user.
@@ -40,6 +40,13 @@ FEW = {
     "15_ti_lens": {"prompts": 2},
 }
 STEPS = {"11_correlation": 4, "12_text_self_attention": 3}
+WITHOUT_STEPS = ("02_norms", "03_cosine_pca", "06_clip_attention", "08_first_layer")
+MODELS = {  # by profile: what a run says that it measured
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0@462165984030d82259a11f4367a4eed129e94a7b",
+}
+SUPPORT = load_support()
+CASES = [(name, p) for name in FEW for p in MODELS if p in SUPPORT[name]["profiles"]]
 
 # The embeddings are trained as `t2i-lens invert` does, with fewer steps and concepts.
 TRAIN = """
@@ -65,9 +72,9 @@ import json, sys
 from rich.console import Console
 from t2i_lens import execute
 if __name__ == "__main__":
-    jobs = [execute.trial(execute.find(name), p) for name, p in json.loads(sys.argv[1]).items()]
+    jobs = [execute.trial(execute.find(name), p) for name, p in json.loads(sys.argv[1])]
     execute.execute(jobs, Console(stderr=True))
-    print(json.dumps({job.notebook.stem: str(job.target) for job in jobs}))
+    print(json.dumps([str(job.target) for job in jobs]))
 """
 
 
@@ -108,32 +115,31 @@ def measured(user):
     user(*command, "doses", "--profile", PROFILE, "--share", "0.4")
     script = user.home / "execute.py"
     script.write_text(EXECUTE)
-    asked = {}
-    for name, few in FEW.items():
-        asked[name] = {"profile": PROFILE, **few}
-        if name not in ("02_norms", "03_cosine_pca", "06_clip_attention", "08_first_layer"):
-            asked[name]["num_inference_steps"] = STEPS.get(name, 2)
-    return json.loads(user(str(script), json.dumps(asked)).splitlines()[-1])
+    asked = []
+    for name, profile in CASES:
+        steps = {} if name in WITHOUT_STEPS else {"num_inference_steps": STEPS.get(name, 2)}
+        asked.append((name, {"profile": profile, **FEW[name], **steps}))
+    folders = json.loads(user(str(script), json.dumps(asked)).splitlines()[-1])
+    return dict(zip(CASES, map(Path, folders), strict=True))
 
 
 def test_every_chapter_that_says_it_runs_on_sd_is_tried():
-    assert set(FEW) == {n for n, entry in load_support().items() if PROFILE in entry["profiles"]}
+    assert set(FEW) == {name for name, entry in SUPPORT.items() if PROFILE in entry["profiles"]}
 
 
-@pytest.mark.parametrize("chapter", FEW)
-def test_a_chapter_measures_its_claims_on_sd(measured, chapter):
-    folder = Path(measured[chapter])
+@pytest.mark.parametrize(("chapter", "profile"), CASES)
+def test_a_chapter_measures_its_claims_on_a_real_profile(measured, chapter, profile):
+    folder = measured[chapter, profile]
     claims = json.loads((folder / "claims.json").read_text())
     owed = {claim.id for claim in load_claims().values() if claim.chapter == chapter}
     assert {claim["id"] for claim in claims} == owed
-    assert {claim["profile"] for claim in claims} == {PROFILE}
+    assert {claim["profile"] for claim in claims} == {profile}
     run = json.loads((folder / "run.json").read_text())
-    assert run["model"].startswith("stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113")
-    assert run["pinned"] and run["device"] == "cpu"
+    assert run["model"] == f"{MODELS[profile]}:float32" and run["pinned"]
 
 
 def test_a_token_that_was_brought_is_measured_beside_those_trained(measured):
-    notebook = json.loads((Path(measured["02_norms"]) / "notebook.ipynb").read_text())
+    notebook = json.loads((measured["02_norms", PROFILE] / "notebook.ipynb").read_text())
     glued = {
         output["metadata"]["scrapbook"]["name"]: output["data"]
         for cell in notebook["cells"]

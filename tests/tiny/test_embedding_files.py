@@ -10,8 +10,17 @@ import safetensors.torch
 import torch
 from families import tiny_sdxl
 
-from t2i_lens.embedding_files import TOWERS, attach_token, read_tokens, write_tokens
+from t2i_lens.embedding_files import (
+    TOWERS,
+    LearnedToken,
+    add_token,
+    attach_token,
+    read_tokens,
+    write_tokens,
+)
 from t2i_lens.embedding_hub import locate
+from t2i_lens.embedding_table import load_inversions, load_variants
+from t2i_lens.embeddings import attach
 from t2i_lens.paths import ROOT
 from t2i_lens.tokens import encode
 
@@ -280,6 +289,36 @@ def test_no_file_is_overwritten_and_no_name_leaves_the_folder(tmp_path):
     torch.save({"../toy": rows()}, tmp_path / "x.bin")
     with pytest.raises(ValueError, match="cannot name a file"):
         write_tokens(read_tokens(tmp_path / "x.bin"), tmp_path, "diffusers")
+
+
+def test_a_token_that_is_brought_stands_beside_those_trained_here(tmp_path, pipe):
+    rows = torch.arange(64.0).reshape(2, 32)
+    token = LearnedToken("<My-toy>", (rows.half(),), "a1111")
+    folder = add_token(token, "toy", tmp_path, "sd-concepts-library/my-toy")
+    assert folder == tmp_path / "My_toy"
+    (brought,) = load_inversions(tmp_path)
+    assert brought.concept.superclass == brought.concept.initializer_token == "toy"
+    assert brought.provenance["source"] == "sd-concepts-library/my-toy"
+    ids = attach(pipe, brought)
+    assert torch.equal(pipe.text_encoder.get_input_embeddings().weight[list(ids)], rows)
+
+
+def test_a_token_without_a_record_of_its_training_is_no_variant(tmp_path):
+    add_token(LearnedToken("<a>", (torch.ones(1, 32),), "diffusers"), "toy", tmp_path, "a.bin")
+    with pytest.raises(FileNotFoundError, match="has a record of its training"):
+        load_variants(tmp_path)
+
+
+def test_a_token_for_two_encoders_or_of_an_impossible_or_taken_name_is_not_added(tmp_path):
+    one, two = torch.ones(1, 32), torch.ones(1, 48)
+    with pytest.raises(ValueError, match="two text encoders"):
+        add_token(LearnedToken("<a>", (one, two), "diffusers"), "toy", tmp_path, "a.bin")
+    with pytest.raises(ValueError, match="cannot stand in a prompt"):
+        add_token(LearnedToken("my toy", (one,), "a1111"), "toy", tmp_path, "a.bin")
+    assert not list(tmp_path.iterdir())
+    add_token(LearnedToken("<a>", (one,), "diffusers"), "toy", tmp_path, "a.bin")
+    with pytest.raises(ValueError, match="give another name"):
+        add_token(LearnedToken("a", (one,), "diffusers"), "toy", tmp_path, "b.bin")
 
 
 def test_a_missing_file_is_named(tmp_path):

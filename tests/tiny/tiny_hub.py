@@ -4,11 +4,18 @@ from pathlib import Path
 
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from families import text_config
 from transformers import (
     BitImageProcessorPil,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     Dinov2Config,
     Dinov2Model,
@@ -24,7 +31,11 @@ from t2i_lens.embeddings import load_concepts
 from t2i_lens.paths import DATA
 from t2i_lens.toybox.tokenizer import build
 
-WIDTH = 32
+WIDTH, SECOND = 32, 48  # of the text encoders
+SCHEDULE = {
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+}  # fmt: skip
 SHARPER, SHIFT = 10, -0.6  # found by trial: a noun is found in some pictures of noise, not in all
 MORE = "a photo of the style in that says toy turtle"
 
@@ -38,27 +49,43 @@ def sentences() -> list[str]:
     return [*said, (DATA / "prompts" / "sd.yaml").read_text(), " ".join(words["animals"]), MORE]
 
 
-def tiny_sd15(folder: Path) -> StableDiffusionPipeline:
-    """SD 1.5 with its own layers by name and number, 3 text layers and 32×32 pictures."""
-    words = build(folder, sentences() * 2)
+def tiny_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+        sample_size=32,
+    )  # fmt: skip
+
+
+def tiny_sd15(words: CLIPTokenizer) -> StableDiffusionPipeline:
+    """SD 1.5 with its own 16 layers by name and number, 3 text layers and 32×32 pictures."""
     torch.manual_seed(0)
     config = read_config("sd1")["components"]["unet"]["config"] | {
         "block_out_channels": (8, 8, 16, 16), "cross_attention_dim": WIDTH, "norm_num_groups": 4,
         "attention_head_dim": 2, "sample_size": 16,
     }  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-        sample_size=32,
-    )  # fmt: skip
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(), tokenizer=words,
-        unet=UNet2DConditionModel.from_config(config).eval(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=tiny_autoencoder(), text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(),
+        tokenizer=words, unet=UNet2DConditionModel.from_config(config).eval(),
+        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def tiny_sdxl(words: CLIPTokenizer) -> StableDiffusionXLPipeline:
+    """SDXL with its own 70 layers by name and number, two text encoders and 32×32 pictures."""
+    torch.manual_seed(3)
+    config = read_config("sdxl")["components"]["unet"]["config"] | {
+        "block_out_channels": (8, 8, 16), "cross_attention_dim": WIDTH + SECOND,
+        "norm_num_groups": 4, "attention_head_dim": (2, 2, 4), "sample_size": 16,
+        "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": SECOND + 6 * 8,
+    }  # fmt: skip
+    second = CLIPTextModelWithProjection(text_config(words, SECOND, hidden_act="gelu"))
+    return StableDiffusionXLPipeline(
+        vae=tiny_autoencoder(), text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(),
+        text_encoder_2=second.eval(), tokenizer=words, tokenizer_2=words,
+        unet=UNet2DConditionModel.from_config(config).eval(), scheduler=DDIMScheduler(**SCHEDULE),
+        force_zeros_for_empty_prompt=True, add_watermarker=False,
     )  # fmt: skip
 
 
@@ -71,7 +98,9 @@ def place(hub: Path, repo: str, commit: str) -> Path:
     return home / "snapshots" / commit
 
 
-def save_detector(folder: Path, words: CLIPTokenizer) -> None:
+def save_detector(folder: Path, vocabulary: Path) -> None:
+    """OWLv2 on pictures of 32 pixels that finds a noun in some pictures of noise, not in all."""
+    words = CLIPTokenizer.from_pretrained(vocabulary, model_max_length=16)
     layer = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
              "num_attention_heads": 2}  # fmt: skip
     ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id,
@@ -92,11 +121,11 @@ def save_detector(folder: Path, words: CLIPTokenizer) -> None:
         model.class_head.logit_shift.bias.fill_(SHIFT)
     model.save_pretrained(folder)
     pictures = Owlv2ImageProcessorPil(size={"height": 32, "width": 32})
-    short = CLIPTokenizer.from_pretrained(words.name_or_path, model_max_length=16)
-    Owlv2Processor(image_processor=pictures, tokenizer=short).save_pretrained(folder)
+    Owlv2Processor(image_processor=pictures, tokenizer=words).save_pretrained(folder)
 
 
 def save_encoder(folder: Path) -> None:
+    """DINOv2 on pictures of 28 pixels."""
     torch.manual_seed(2)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     Dinov2Model(Dinov2Config(image_size=28, patch_size=14, **sizes)).save_pretrained(folder)
@@ -105,11 +134,11 @@ def save_encoder(folder: Path) -> None:
 
 
 def make_hub(home: Path) -> Path:
-    """A cache for `HF_HOME` with SD 1.5 and the two models that look at its pictures."""
-    hub, profile = home / "hub", profiles.get("sd15")
-    pipe = tiny_sd15(home / "words")
-    pipe.save_pretrained(place(hub, profile.repo, profile.revision))
-    words = CLIPTokenizer.from_pretrained(home / "words")
-    save_detector(place(hub, judges.DETECTOR, "1" * 40), words)
+    """A cache for `HF_HOME` with SD 1.5, SDXL, and the two models that look at pictures."""
+    hub, words = home / "hub", build(home / "words", sentences() * 2)
+    for name, tiny in {"sd15": tiny_sd15, "sdxl": tiny_sdxl}.items():
+        profile = profiles.get(name)
+        tiny(words).save_pretrained(place(hub, profile.repo, profile.revision))
+    save_detector(place(hub, judges.DETECTOR, "1" * 40), home / "words")
     save_encoder(place(hub, judges.ENCODER, "2" * 40))
     return home

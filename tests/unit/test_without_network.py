@@ -134,8 +134,8 @@ def test_every_chapter_says_on_which_profiles_it_runs():
 def test_a_profile_that_a_chapter_does_not_support_is_refused_with_the_reason():
     from t2i_lens.run import Run
 
-    with pytest.raises(ValueError, match="01_hero does not run on 'sd15': its judge knows only"):
-        Run("01_hero", profile="sd15")
+    with pytest.raises(ValueError, match="14_text_metrics does not run on 'sd15': its signs and"):
+        Run("14_text_metrics", profile="sd15")
     reason = support.reason_against("02_norms", "if", support.load_support())
     assert "T5" in reason
     support.require("01_hero", "toybox")

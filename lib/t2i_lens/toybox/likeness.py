@@ -5,6 +5,7 @@ in training the U-Net, the judge or any concept.
 """
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,8 +21,17 @@ FOLDER = DATA / "models" / "picture_tower"
 WEIGHTS = "picture_tower.safetensors"
 
 
+@runtime_checkable
+class Eye(Protocol):
+    """Anything that sees pictures as unit vectors."""
+
+    def embed(
+        self, pictures: UInt8[np.ndarray, "picture height width 3"]
+    ) -> Float[np.ndarray, "picture feature"]: ...
+
+
 class PictureEye:
-    """Sees pictures as unit vectors."""
+    """The eye of the toybox's pictures."""
 
     def __init__(self, tower: nn.Module, projection: nn.Module):
         self._tower, self._projection = tower.eval(), projection.eval()
@@ -65,7 +75,7 @@ def load_eye(folder: Path = FOLDER) -> PictureEye:
 
 
 def likeness(
-    eye: PictureEye,
+    eye: Eye,
     pictures: UInt8[np.ndarray, "*axes height width 3"],
     references: UInt8[np.ndarray, "reference height width 3"],
 ) -> dict[str, np.ndarray]:
