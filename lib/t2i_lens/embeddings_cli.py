@@ -65,8 +65,18 @@ def add(
     from t2i_lens.embedding_files import add_token, read_tokens
     from t2i_lens.embedding_hub import locate
     from t2i_lens.embedding_table import folder_of
-    from t2i_lens.profiles import get
+    from t2i_lens.profiles import get, text_widths
 
-    folder = folder_of(get(profile).name)
-    for token in read_tokens(locate(file), name):
-        print(add_token(token, class_word, folder, source=file))
+    if profile == "toybox":
+        raise ValueError("the toybox's TI embeddings are shipped: name another profile")
+    tokens, widths = read_tokens(locate(file), name), text_widths(get(profile))
+    for token in tokens:
+        known = token.likely_model != "unknown"  # else the model itself will say whether it fits
+        if known and tuple(rows.shape[1] for rows in token.rows) != widths:
+            needed = " + ".join(map(str, widths)) or "no"
+            raise ValueError(
+                f"{token.name!r} has the widths of {token.likely_model}, {profile} takes rows of "
+                f"width {needed}: name the profile that it was trained on"
+            )
+    for token in tokens:
+        print(add_token(token, class_word, folder_of(profile), source=file))

@@ -120,7 +120,7 @@ def fingerprint(job: Job, made_from: str | None = None) -> str:
     """
     parameters = json.dumps(dict(job.parameters), sort_keys=True)
     own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
-    brought = " ".join(f"{file} {sha256(file)}" for file in own if file.is_file())
+    brought = " ".join(f"{f.relative_to(BUILD)} {sha256(f)}" for f in own if f.is_file())
     return digest(f"{made_from or inputs(job.notebook)} {parameters} {brought}".strip().encode())
 
 

@@ -5,6 +5,7 @@ profiles an open-vocabulary detector (OWLv2, Minderer et al. 2023) looks for the
 DINOv2 (Oquab et al. 2023) compares pictures. How often these two err is not measured here.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class Found:
 class Detector:
     """A judge for any picture: a box holds what it is likeliest to hold, of all words looked for.
 
-    A learned concept has no name that a detector knows: it is looked for by its class word.
+    A learned concept whose name no prompt uses is looked for by its class word.
     """
 
     def __init__(self, model: Owlv2ForObjectDetection, processor, looked_for: Mapping[str, str]):
@@ -95,11 +96,12 @@ class Encoder:
 def judge_for(profile: str) -> Lazy:
     """The judge of a profile's pictures, loaded when first needed; a `destruction.Judge`.
 
+    Warns: UserWarning: a public detector is taken; the message names its commit.
     Raises: OSError: the detector's commit can be looked up neither on the Hub nor in the cache.
     """
     if profile == "toybox":
         return lazy_file(judge.load_judge, judge.FOLDER / "judge.safetensors")
-    looked_for, commit = nouns_of(profile), hub_commit(DETECTOR)
+    looked_for, commit = nouns_of(profile), _current(DETECTOR)
 
     def load() -> Detector:
         processor = _loaded(Owlv2Processor, DETECTOR, commit, backend="pil")
@@ -111,11 +113,11 @@ def judge_for(profile: str) -> Lazy:
 def eye_for(profile: str) -> Lazy:
     """What compares a profile's pictures with a concept's, see `toybox.likeness.likeness`.
 
-    Raises: OSError: as `judge_for`, of the encoder.
+    Warns, raises: As `judge_for`, of the encoder.
     """
     if profile == "toybox":
         return lazy_file(likeness.load_eye, likeness.FOLDER / likeness.WEIGHTS)
-    commit = hub_commit(ENCODER)
+    commit = _current(ENCODER)
 
     def load() -> Encoder:
         processor = _loaded(AutoImageProcessor, ENCODER, commit, backend="pil")
@@ -127,7 +129,8 @@ def eye_for(profile: str) -> Lazy:
 def nouns_of(profile: str, prompts: Path = DATA / "prompts") -> dict[str, str]:
     """Every noun that a profile's pictures may be asked for, and the word that it is looked for by.
 
-    They are those of the prompt sets, the profile's TI embeddings, and their class words.
+    They are those of the prompt sets, the class words of the profile's TI embeddings, and their
+    names: a name is looked for by its class word, unless it is one of the nouns.
     """
     sets = yaml.safe_load((prompts / "prompts.yaml").read_text())
     words = yaml.safe_load((prompts / "words.yaml").read_text())
@@ -137,7 +140,13 @@ def nouns_of(profile: str, prompts: Path = DATA / "prompts") -> dict[str, str]:
     if folder_of(profile).exists():
         concepts = [inversion.concept for inversion in load_inversions(folder_of(profile))]
         learned = {concept.name: concept.superclass for concept in concepts}
-    return {noun: noun for noun in sorted(nouns | set(learned.values()))} | learned
+    return learned | {noun: noun for noun in sorted(nouns | set(learned.values()))}
+
+
+def _current(repo: str) -> str:
+    commit = hub_commit(repo)
+    warnings.warn(f"pictures are looked at by {repo}, unpinned, at commit {commit}", stacklevel=3)
+    return commit
 
 
 def _network(kind: type[PreTrainedModel], repo: str, commit: str) -> PreTrainedModel:

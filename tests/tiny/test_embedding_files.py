@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from families import tiny_sdxl
 
+from t2i_lens import embedding_table, embeddings_cli
 from t2i_lens.embedding_files import (
     TOWERS,
     LearnedToken,
@@ -319,6 +320,28 @@ def test_a_token_for_two_encoders_or_of_an_impossible_or_taken_name_is_not_added
     add_token(LearnedToken("<a>", (one,), "diffusers"), "toy", tmp_path, "a.bin")
     with pytest.raises(ValueError, match="give another name"):
         add_token(LearnedToken("a", (one,), "diffusers"), "toy", tmp_path, "b.bin")
+
+
+@pytest.mark.parametrize(
+    ("profile", "width", "message"),
+    [
+        ("sd15", 1024, "has the widths of SD 2.x, sd15 takes rows of width 768"),
+        ("sdxl", 768, r"sdxl takes rows of width 768 \+ 1280"),
+        ("toybox", 128, "are shipped"),
+        ("sd16", 768, "unknown profile 'sd16'"),
+    ],
+)
+def test_a_token_of_another_model_is_not_added(tmp_path, monkeypatch, profile, width, message):
+    monkeypatch.setattr(embedding_table, "folder_of", lambda name: tmp_path / "own" / name)
+    file = tmp_path / "one.safetensors"
+    safetensors.torch.save_file({"<one>": torch.ones(1, width)}, file)
+    with pytest.raises(ValueError, match=message):
+        embeddings_cli.add(str(file), "toy", profile)
+    assert not (tmp_path / "own").exists()
+    if profile == "sd15":
+        safetensors.torch.save_file({"<one>": torch.ones(1, 768)}, file)
+        embeddings_cli.add(str(file), "toy", profile)
+        assert len(load_inversions(tmp_path / "own" / "sd15")) == 1
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -66,8 +66,10 @@ def test_the_nouns_are_those_of_prompts_and_of_the_profiles_own_tokens(tmp_path,
     assert "bicycle" in judges.nouns_of("sd15") and "gizmo" not in judges.nouns_of("sd15")
     token = LearnedToken("<my-gizmo>", (torch.ones(1, 4),), "diffusers")
     add_token(token, "gizmo", tmp_path / "sd15", "mine.bin")
+    add_token(LearnedToken("<fox>", (torch.ones(1, 4),), "diffusers"), "dog", tmp_path / "sd15", "")
     nouns = judges.nouns_of("sd15")
     assert nouns["my_gizmo"] == nouns["gizmo"] == "gizmo"
+    assert nouns["fox"] == "fox"  # prompts ask for it: not for any dog
 
 
 def test_likeness_of_a_picture_to_itself_is_one_and_no_other_is_liker(encoder):
