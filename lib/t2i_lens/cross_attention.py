@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -112,7 +113,9 @@ class Recorder:
         self.keep = keep
         self._pipe = pipe
         self._chunks: dict[str, list[Tensor]] = {}
-        self._sums: dict[str, dict[int, Tensor]] = {}
+        # By layer, then by step (0 where steps are summed) and branch.
+        self._sums: dict[str, dict[tuple[int, Branch], Tensor]] = {}
+        self._weights: dict[int, Tensor] = {}  # of each head in their mean, by their number
         self._rows: list[TokenRow] = []
         self._seeds: list[int] = []
         self._announced: int | None = None
@@ -184,20 +187,15 @@ class Recorder:
         pictures = halves["conditional"].stop - halves["conditional"].start
         if self._announced not in (None, pictures):
             raise ValueError(f"{self._announced} prompts announced for {pictures} pictures")
-        if len(keep.branches) == 1:
-            pattern = self._reduced(call, halves[keep.branches[0]]).unsqueeze(1)
-        else:
-            both = self._reduced(call, slice(None))
-            pattern = torch.stack([both[halves[name]] for name in keep.branches], 1)
-        # Sample, branch, head, height, width, token.
-        slots = self._sums.setdefault(call.layer, {})
-        slot = self._step if keep.per_step else 0
-        if slot in slots:
-            slots[slot] += pattern
-        elif keep.per_head and call.probabilities is not None:
-            slots[slot] = pattern.clone()  # a view would hold all that the layer computed
-        else:
-            slots[slot] = pattern
+        one = len(keep.branches) == 1
+        pattern = attention_pattern(call, halves[keep.branches[0]] if one else slice(None))
+        if keep.tokens is not None:
+            pattern = pattern[..., list(keep.tokens)]
+        sums = self._sums.setdefault(call.layer, {})
+        for branch in keep.branches:
+            slot = self._step if keep.per_step else 0, branch
+            found = self._added(sums.get(slot), pattern if one else pattern[halves[branch]])
+            sums[slot] = found.view(pictures, -1, call.height, call.width, found.shape[-1])
 
     @property
     def _wanted(self) -> bool:
@@ -210,22 +208,32 @@ class Recorder:
             raise ValueError(f"guidance is off: there is no {min(missing)} half to record")
         return halves
 
-    def _reduced(self, call: CrossAttention, rows: slice) -> Tensor:
-        keep = self.keep
-        pattern = attention_pattern(call, rows)
-        if keep.heads is not None:
-            pattern = pattern[:, list(keep.heads)]
-        if not keep.per_head:
-            pattern = pattern.mean(1, keepdim=True)
-        if keep.tokens is not None:
-            pattern = pattern[..., list(keep.tokens)]
-        return pattern.unflatten(2, (call.height, call.width))
+    def _added(self, total: Tensor | None, pattern: Tensor) -> Tensor:
+        """Total plus pattern [row, head, pixel, token], whose heads are chosen and averaged."""
+        keep, (rows, heads, _, tokens) = self.keep, pattern.shape
+        if keep.per_head:
+            pattern = pattern if keep.heads is None else pattern[:, list(keep.heads)]
+            # A view would hold all that the layer computed.
+            return pattern.clone() if total is None else total.flatten(2, 3).add_(pattern)
+        # Mean and sum are one operation: a product with a row of weights.
+        if heads not in self._weights:
+            row = np.zeros((1, 1, heads), np.float32)
+            row[..., keep.heads or slice(None)] = 1 / len(keep.heads or range(heads))
+            self._weights[heads] = torch.from_numpy(row).to(pattern.device)
+        weights, flat = self._weights[heads].expand(rows, -1, -1), pattern.flatten(2)
+        if total is None:
+            summed = torch.bmm(weights, flat)
+        else:
+            summed = total.view(rows, 1, -1).baddbmm_(weights, flat)
+        return summed.view(rows, 1, -1, tokens)
 
     def _finish_batch(self) -> None:
-        for path, slots in self._sums.items():
-            (first, *more) = slots.values()
-            steps = torch.stack([first, *more], 2) if more else first.unsqueeze(2)
-            self._chunks.setdefault(path, []).append(steps)
+        for path, sums in self._sums.items():
+            # Sample, branch, step, head, height, width, token.
+            (first, *more) = sums.values()
+            found = torch.stack([first, *more], 1) if more else first.unsqueeze(1)
+            found = found.unflatten(1, (-1, len(self.keep.branches))).transpose(1, 2)
+            self._chunks.setdefault(path, []).append(found)
         if self._sums:
             steps = range(self._step + 1)
             self._steps = tuple(s for s in steps if self.keep.steps is None or s in self.keep.steps)
