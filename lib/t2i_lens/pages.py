@@ -20,7 +20,7 @@ PROFILES_PAGE = """\
 A chapter runs on every profile with a ✓ below; a letter stands for the reason why it does not run on another.
 Asked to, it stops at its first cell with that reason.
 What this book shows was measured on the toybox.
-That the chapters run on the other profiles is tested with small random models of the real classes, which stand in a cache of the Hub under the real names, commits and layers; what a chapter's code does to a pipeline is also tested on Stable Diffusion 2 and 3.
+That the chapters run on others is tested with small random models of the real classes, which stand in a cache of the Hub under the names, commits and layers of SD 1.5 and SDXL; what a chapter's code does to a pipeline is also tested on Stable Diffusion 2 and 3.
 
 {chapters}
 
@@ -32,15 +32,15 @@ A machine that reaches the Hub, or a cache with the model, is all that a chapter
 
 ```
 t2i-lens invert --profile sd15 --variant standard --concept cat_toy
-t2i-lens embeddings add sd-concepts-library/cat-toy --class-word toy --profile sd14
+t2i-lens embeddings add FILE --class-word toy --profile sd15
 t2i-lens run 04_attention_dominance -p profile=sd15 -p num_inference_steps=50
 ```
 
 The first trains the concepts of this study, and says first how long it will take; `09_norm_growth` and `10_destruction` want all variants, and `10_destruction` what `t2i-lens doses --profile sd15` draws.
-The second brings a token that is there already, from a file or from the Hub's concept library.
+The second brings a token that is there already, from a file or, by an id such as `sd-concepts-library/cat-toy`, from the Hub.
 
-Three things differ from the toybox.
-The judge is a detector, OWLv2 {{cite:p}}`minderer2023owlv2`, that looks for the nouns of the prompts, and for a learned concept by its class word; likeness is that of DINOv2 {{cite:p}}`oquab2024dinov2`.
+What differs from the toybox:
+the judge is a detector, OWLv2 {{cite:p}}`minderer2023owlv2`, that looks for the nouns of the prompts, and for a learned concept by its class word; likeness is that of DINOv2 {{cite:p}}`oquab2024dinov2`.
 How often they err on drawn pictures is not measured here, and colours they do not tell.
 Sentences of two objects are made of other words.
 A verdict uses the bound that the claim has for the toybox, unless `data/claims.yaml` gives the profile its own.
