@@ -169,9 +169,11 @@ def invert(
         together = inversion_plan.TOGETHER.get(profile, 1)
         minutes = inversion_plan.seconds(pipe, left, together) / 60
         console.print(f"{len(left)} of {len(planned)} runs to train: about {minutes:.0f} min")
-        names = inversion_plan.names(concepts)
-        inversion_plan.carry_out(pipe, left, mark, words, names, together=together)
-    manifest.update()
+        inversion_plan.carry_out(
+            pipe, left, mark, words, inversion_plan.names(concepts), together=together
+        )
+    if folder.is_relative_to(DATA):
+        manifest.update()
 
 
 @app.command()
@@ -193,7 +195,8 @@ def doses(
     device = profiles.best_device()
     model = profiles.settle(profiles.get(profile), device)
     pipe = Lazy(lambda: profiles.load(model, device), profiles.fingerprint(model))
-    tokens = load_variants(folder_of(profile))
+    folder = folder_of(profile)
+    tokens = load_variants(folder)
     nouns = list(dict.fromkeys(tokens["superclass"]))
     rows = read_table(pipe.get(), nouns)
     table = dose.doses(tokens, dict(zip(nouns, rows["rows"][rows["word_ids"]], strict=True)))
@@ -203,8 +206,9 @@ def doses(
     looker = judges.judge_for(profile)
     measured = dose.carry_out(Store(BUILD / "results"), pipe, looker, table, prompts)
     marked = dose.marks(pipe, looker, table, prompts)
-    print(dose.save(measured, marked, doses_folder(folder_of(profile))))
-    manifest.update()
+    print(dose.save(measured, marked, doses_folder(folder)))
+    if folder.is_relative_to(DATA):
+        manifest.update()
 
 
 @app.command("profiles")

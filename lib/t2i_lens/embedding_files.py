@@ -16,6 +16,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from t2i_lens.architectures import read_config
+from t2i_lens.embedding_table import folder_of
 from t2i_lens.embeddings import COLUMNS, Concept, Inversion, attach_rows, save
 from t2i_lens.model_files import check_safetensors
 from t2i_lens.shapes import TowerRows
@@ -115,28 +117,51 @@ def attach_token(pipe: DiffusionPipeline, token: LearnedToken) -> tuple[int, ...
     return attach_rows(pipe, token.name, token.rows)
 
 
-def add_token(token: LearnedToken, class_word: str, folder: Path, source: str) -> Path:
-    """Saves a placeholder as `embeddings.save` does, without a record of its training.
+def add_tokens(
+    tokens: Sequence[LearnedToken], class_word: str, profile: str, source: str
+) -> list[Path]:
+    """Saves placeholders among a profile's TI embeddings, without a record of their training.
 
     Args:
-        class_word: A word of one token, that the placeholder is compared with.
-        folder: Of a profile's TI embeddings, see `embedding_table.folder_of`.
-        source: Where it came from, kept in its provenance.
-    Raises: ValueError: it has rows for two encoders, its name cannot stand in a prompt, or there
-        is one of that name.
+        class_word: A word of one token, that they are compared with.
+        profile: Of the model that they were trained on, see `embedding_table.folder_of`.
+        source: Where they came from, kept in their provenance.
+    Returns: Their folders.
+    Raises: ValueError: no such profile, or the toybox; rows of another model or for two encoders;
+        a name that cannot stand in a prompt or is taken. Nothing is saved then.
     """
-    if len(token.rows) != 1:
-        raise ValueError(f"{token.name!r} is for two text encoders: no chapter measures those")
-    if re.search(r"\s", token.name):
-        raise ValueError(f"{token.name!r} cannot stand in a prompt: give another with --name")
-    slug = re.sub(r"\W+", "_", token.name).strip("_") or "token"
-    if (folder / slug).exists():
-        raise ValueError(f"{folder / slug} exists: give another name with --name")
-    none = np.zeros((0, 1, 1, 3), dtype=np.uint8)
-    concept = Concept(slug, token.name, class_word, class_word, images=none)
-    nothing = pd.DataFrame(columns=list(COLUMNS))
-    rows = token.rows[0].float()
-    return save(Inversion(concept, rows, nothing, config={}, provenance={"source": source}), folder)
+    from t2i_lens.profiles import get  # loads pipelines, which talk; other commands do not need it
+
+    if profile == "toybox":
+        raise ValueError("the toybox's TI embeddings are shipped: name another profile")
+    components = read_config(get(profile).config)["components"]
+    towers = [components[name] for name in sorted(components) if name.startswith("text_encoder")]
+    widths = tuple(t["config"]["hidden_size"] for t in towers if t["class"].startswith("CLIP"))
+    folder, named = folder_of(profile), {}
+    for token in tokens:
+        given = tuple(rows.shape[1] for rows in token.rows)
+        # Whether rows of no known model fit, the model says when they are attached.
+        if token.likely_model != "unknown" and given != widths:
+            needed = " + ".join(map(str, widths)) or "no"
+            raise ValueError(
+                f"{token.name!r} has the widths of {token.likely_model}, {profile} takes rows of "
+                f"width {needed}: name the profile that it was trained on"
+            )
+        if len(given) != 1:
+            raise ValueError(f"{token.name!r} is for two text encoders: no chapter measures those")
+        if re.search(r"\s", token.name):
+            raise ValueError(f"{token.name!r} cannot stand in a prompt: give another with --name")
+        slug = re.sub(r"\W+", "_", token.name).strip("_") or "token"
+        if slug in named or (folder / slug).exists():
+            raise ValueError(f"{folder / slug} is taken: give another name with --name")
+        named[slug] = token
+    none, nothing = np.zeros((0, 1, 1, 3), dtype=np.uint8), pd.DataFrame(columns=list(COLUMNS))
+    saved = []
+    for slug, token in named.items():
+        concept = Concept(slug, token.name, class_word, class_word, images=none)
+        rows, origin = token.rows[0].float(), {"source": source}
+        saved.append(save(Inversion(concept, rows, nothing, {}, origin), folder))
+    return saved
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

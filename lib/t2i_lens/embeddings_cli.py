@@ -62,21 +62,8 @@ def add(
     name: Name = None,
 ) -> None:
     """Put the tokens of an embedding file among those that the chapters of a profile measure."""
-    from t2i_lens.embedding_files import add_token, read_tokens
+    from t2i_lens.embedding_files import add_tokens, read_tokens
     from t2i_lens.embedding_hub import locate
-    from t2i_lens.embedding_table import folder_of
-    from t2i_lens.profiles import get, text_widths
 
-    if profile == "toybox":
-        raise ValueError("the toybox's TI embeddings are shipped: name another profile")
-    tokens, widths = read_tokens(locate(file), name), text_widths(get(profile))
-    for token in tokens:
-        known = token.likely_model != "unknown"  # else the model itself will say whether it fits
-        if known and tuple(rows.shape[1] for rows in token.rows) != widths:
-            needed = " + ".join(map(str, widths)) or "no"
-            raise ValueError(
-                f"{token.name!r} has the widths of {token.likely_model}, {profile} takes rows of "
-                f"width {needed}: name the profile that it was trained on"
-            )
-    for token in tokens:
-        print(add_token(token, class_word, folder_of(profile), source=file))
+    for folder in add_tokens(read_tokens(locate(file), name), class_word, profile, source=file):
+        print(folder)

@@ -167,13 +167,6 @@ def memory_need(profile: ModelProfile) -> tuple[int, int]:
     return parameters, parameters * getattr(torch, profile.dtype).itemsize
 
 
-def text_widths(profile: ModelProfile) -> tuple[int, ...]:
-    """Width of each CLIP encoder's embedding table, as `data/configs` states it; () for T5's."""
-    components = read_config(profile.config)["components"]
-    encoders = [components[name] for name in sorted(components) if name.startswith("text_encoder")]
-    return tuple(e["config"]["hidden_size"] for e in encoders if e["class"].startswith("CLIP"))
-
-
 def describe_need(profile: ModelProfile, device: str) -> str:
     """`memory_need` in words, for one line to be printed before loading."""
     parameters, size = memory_need(profile)

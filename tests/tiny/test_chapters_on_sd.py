@@ -1,7 +1,7 @@
 """A re-runner changes `profile` to a real checkpoint, and every chapter that says so runs on it.
 
 The Hub is a cache with tiny models of the real classes under the real names and commits; nothing
-else is replaced: commands, notebooks, files and claims are those of a user.
+else is replaced but the length of training: commands, notebooks, files and claims are a user's.
 """
 
 import json
@@ -16,7 +16,8 @@ import torch
 from tiny_hub import WIDTH, make_hub
 
 from t2i_lens.claims import load_claims
-from t2i_lens.paths import ROOT
+from t2i_lens.manifest import NAME
+from t2i_lens.paths import DATA, ROOT
 from t2i_lens.support import load_support
 
 pytestmark = pytest.mark.notebooks
@@ -48,24 +49,16 @@ MODELS = {  # by profile: what a run says that it measured
 SUPPORT = load_support()
 CASES = [(name, p) for name in FEW for p in MODELS if p in SUPPORT[name]["profiles"]]
 
-# The embeddings are trained as `t2i-lens invert` does, with fewer steps and concepts.
+# The command itself, with a recipe that takes no time.
 TRAIN = """
+import sys
 from dataclasses import replace
-from t2i_lens import embeddings, inversion_plan, profiles
-from t2i_lens.embedding_table import folder_of, read_table, sort_vocabulary
+from t2i_lens import cli, inversion_plan
 if __name__ == "__main__":
-    model = profiles.settle(profiles.get("{profile}"))
-    pipe = profiles.load(model)
-    concepts = [c for c in embeddings.load_concepts() if c.name in {concepts}]
-    recipe = inversion_plan.recipe("{profile}")
-    short = replace(recipe, steps=10, record_every=1, batch_size=1, bfloat16=False)
-    plan = inversion_plan.plan(short, concepts)
-    home = folder_of("{profile}")
-    runs = inversion_plan.runs(plan, concepts, embeddings.load_contexts, home)
-    words = sort_vocabulary(read_table(pipe), None)
-    names = inversion_plan.names(concepts)
-    mark = profiles.fingerprint(model)
-    inversion_plan.carry_out(pipe, runs, mark, words, names, together=12)
+    recipe = inversion_plan.recipe("sd15")
+    inversion_plan.RECIPES["sd15"] = replace(recipe, steps=10, record_every=1, batch_size=1)
+    inversion_plan.TOGETHER["sd15"] = 12
+    cli.main()
 """
 EXECUTE = """
 import json, sys
@@ -79,10 +72,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory):
+def user(tmp_path_factory, make_pipe):
     """Runs python as somebody whose cache holds Stable Diffusion, without a network."""
     home = tmp_path_factory.mktemp("user")
-    make_hub(home)
+    make_hub(home, make_pipe("kl"))
     environment = os.environ | {
         "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "T2I_LENS_BUILD": str(home / "build"),
         "T2I_LENS_ROOT": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200",
@@ -106,13 +99,17 @@ def user(tmp_path_factory):
 def measured(user):
     """Folder of each chapter's run, after tokens were trained, brought, and drawn at all doses."""
     script = user.home / "train.py"
-    script.write_text(TRAIN.format(profile=PROFILE, concepts=CONCEPTS))
-    user(str(script))
+    script.write_text(TRAIN)
+    chosen = [option for name in CONCEPTS for option in ("--concept", name)]
+    before = (DATA / NAME).stat()
+    assert "runs to train: about" in user(str(script), "invert", "--profile", PROFILE, *chosen)
     rows = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.1
     safetensors.torch.save_file({"<brought>": rows}, user.home / "brought.safetensors")
     command = ["-m", "t2i_lens.cli"]
     user(*command, "embeddings", "add", "brought.safetensors", "--class-word", "dog")
     user(*command, "doses", "--profile", PROFILE, "--share", "0.4")
+    # What is the user's is not the project's data.
+    assert (DATA / NAME).stat().st_mtime_ns == before.st_mtime_ns
     script = user.home / "execute.py"
     script.write_text(EXECUTE)
     asked = []
@@ -128,7 +125,7 @@ def test_every_chapter_that_says_it_runs_on_sd_is_tried():
 
 
 @pytest.mark.parametrize(("chapter", "profile"), CASES)
-def test_a_chapter_measures_its_claims_on_a_real_profile(measured, chapter, profile):
+def test_a_chapter_measures_its_claims_and_names_the_commit(measured, chapter, profile):
     folder = measured[chapter, profile]
     claims = json.loads((folder / "claims.json").read_text())
     owed = {claim.id for claim in load_claims().values() if claim.chapter == chapter}

@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 from families import tiny_sdxl
 
-from t2i_lens import embedding_table, embeddings_cli
+from t2i_lens import embedding_files
 from t2i_lens.embedding_files import (
     TOWERS,
     LearnedToken,
-    add_token,
+    add_tokens,
     attach_token,
     read_tokens,
     write_tokens,
@@ -292,56 +292,64 @@ def test_no_file_is_overwritten_and_no_name_leaves_the_folder(tmp_path):
         write_tokens(read_tokens(tmp_path / "x.bin"), tmp_path, "diffusers")
 
 
-def test_a_token_that_is_brought_stands_beside_those_trained_here(tmp_path, pipe):
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Where a user's embeddings go, a folder per profile."""
+    monkeypatch.setattr(embedding_files, "folder_of", lambda profile: tmp_path / "own" / profile)
+    return tmp_path / "own"
+
+
+def test_a_token_that_is_brought_stands_beside_those_trained_here(own, pipe):
     rows = torch.arange(64.0).reshape(2, 32)
     token = LearnedToken("<My-toy>", (rows.half(),), "a1111")
-    folder = add_token(token, "toy", tmp_path, "sd-concepts-library/my-toy")
-    assert folder == tmp_path / "My_toy"
-    (brought,) = load_inversions(tmp_path)
+    assert add_tokens([token], "toy", "sd15", "sd-concepts-library/my-toy") == [
+        own / "sd15" / "My_toy"
+    ]
+    (brought,) = load_inversions(own / "sd15")
     assert brought.concept.superclass == brought.concept.initializer_token == "toy"
     assert brought.provenance["source"] == "sd-concepts-library/my-toy"
     ids = attach(pipe, brought)
     assert torch.equal(pipe.text_encoder.get_input_embeddings().weight[list(ids)], rows)
 
 
-def test_a_token_without_a_record_of_its_training_is_no_variant(tmp_path):
-    add_token(LearnedToken("<a>", (torch.ones(1, 32),), "diffusers"), "toy", tmp_path, "a.bin")
+def test_a_token_without_a_record_of_its_training_is_no_variant(own):
+    add_tokens([LearnedToken("<a>", (torch.ones(1, 32),), "diffusers")], "toy", "sd15", "a.bin")
     with pytest.raises(FileNotFoundError, match="has a record of its training"):
-        load_variants(tmp_path)
+        load_variants(own / "sd15")
 
 
-def test_a_token_for_two_encoders_or_of_an_impossible_or_taken_name_is_not_added(tmp_path):
-    one, two = torch.ones(1, 32), torch.ones(1, 48)
-    with pytest.raises(ValueError, match="two text encoders"):
-        add_token(LearnedToken("<a>", (one, two), "diffusers"), "toy", tmp_path, "a.bin")
-    with pytest.raises(ValueError, match="cannot stand in a prompt"):
-        add_token(LearnedToken("my toy", (one,), "a1111"), "toy", tmp_path, "a.bin")
-    assert not list(tmp_path.iterdir())
-    add_token(LearnedToken("<a>", (one,), "diffusers"), "toy", tmp_path, "a.bin")
-    with pytest.raises(ValueError, match="give another name"):
-        add_token(LearnedToken("a", (one,), "diffusers"), "toy", tmp_path, "b.bin")
+ONE, TWO = torch.ones(1, 768), torch.ones(1, 1280)
 
 
 @pytest.mark.parametrize(
-    ("profile", "width", "message"),
+    ("profile", "names", "rows", "message"),
     [
-        ("sd15", 1024, "has the widths of SD 2.x, sd15 takes rows of width 768"),
-        ("sdxl", 768, r"sdxl takes rows of width 768 \+ 1280"),
-        ("toybox", 128, "are shipped"),
-        ("sd16", 768, "unknown profile 'sd16'"),
+        ("sd15", ["<a>"], (torch.ones(1, 1024),), "widths of SD 2.x, sd15 takes rows of width 768"),
+        ("sdxl", ["<a>"], (ONE,), r"sdxl takes rows of width 768 \+ 1280"),
+        ("sdxl", ["<a>"], (ONE, TWO), "two text encoders"),
+        ("if", ["<a>"], (ONE,), "if takes rows of width no"),
+        ("toybox", ["<a>"], (torch.ones(1, 128),), "are shipped"),
+        ("sd16", ["<a>"], (ONE,), "unknown profile 'sd16'"),
+        ("sd15", ["<a>", "my toy"], (ONE,), "cannot stand in a prompt"),
+        ("sd15", ["<a>", "a"], (ONE,), "give another name"),
     ],
 )
-def test_a_token_of_another_model_is_not_added(tmp_path, monkeypatch, profile, width, message):
-    monkeypatch.setattr(embedding_table, "folder_of", lambda name: tmp_path / "own" / name)
-    file = tmp_path / "one.safetensors"
-    safetensors.torch.save_file({"<one>": torch.ones(1, width)}, file)
+def test_tokens_that_cannot_be_measured_are_refused_and_none_is_saved(
+    own, profile, names, rows, message
+):
+    tokens = [LearnedToken(name, rows, "diffusers") for name in names]
     with pytest.raises(ValueError, match=message):
-        embeddings_cli.add(str(file), "toy", profile)
-    assert not (tmp_path / "own").exists()
-    if profile == "sd15":
-        safetensors.torch.save_file({"<one>": torch.ones(1, 768)}, file)
-        embeddings_cli.add(str(file), "toy", profile)
-        assert len(load_inversions(tmp_path / "own" / "sd15")) == 1
+        add_tokens(tokens, "toy", profile, "a.bin")
+    assert not own.exists()
+
+
+def test_a_name_that_is_taken_stays_with_the_token_that_has_it(own):
+    first, second = (LearnedToken("<a>", (some,), "diffusers") for some in (ONE, 2 * ONE))
+    add_tokens([first], "toy", "sd15", "a.bin")
+    with pytest.raises(ValueError, match="is taken"):
+        add_tokens([second], "toy", "sd15", "b.bin")
+    (kept,) = load_inversions(own / "sd15")
+    assert torch.equal(kept.embedding, ONE)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from t2i_lens import inversion
-from t2i_lens.embeddings import attach
+from t2i_lens.embeddings import COLUMNS, attach
 from t2i_lens.inversion_data import Draws, InversionConfig, encoded_pictures, template_rows
 from t2i_lens.tokens import add_placeholder, encode
 
@@ -172,6 +172,7 @@ def test_the_trajectory_goes_from_the_initializer_to_the_result(shared_pipe, mak
     table = shared_pipe.text_encoder.get_input_embeddings().weight.detach()
     toy = table[shared_pipe.tokenizer.encode("toy")[1]]
     trajectory = trained.trajectory
+    assert tuple(trajectory.columns) == COLUMNS
     assert trajectory.step.tolist() == [0, 0, 2, 2, 4, 4, 5, 5]
     assert trajectory["index"].tolist() == [0, 1] * 4
     first, last = trajectory[trajectory.step == 0], trajectory[trajectory.step == 5]

@@ -4,13 +4,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from families import text_config
 from transformers import (
     BitImageProcessorPil,
@@ -32,10 +26,6 @@ from t2i_lens.paths import DATA
 from t2i_lens.toybox.tokenizer import build
 
 WIDTH, SECOND = 32, 48  # of the text encoders
-SCHEDULE = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-}  # fmt: skip
 SHARPER, SHIFT = 10, -0.2  # found by trial: a noun is found in some pictures of noise, not in all
 MORE = "a photo of the style in that says toy turtle"
 
@@ -49,30 +39,25 @@ def sentences() -> list[str]:
     return [*said, (DATA / "prompts" / "sd.yaml").read_text(), " ".join(words["animals"]), MORE]
 
 
-def tiny_autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-        sample_size=32,
-    )  # fmt: skip
+def tiny_sd15(words: CLIPTokenizer, plain: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """SD 1.5 with its own 16 layers by name and number, 3 text layers and 32×32 pictures.
 
-
-def tiny_sd15(words: CLIPTokenizer) -> StableDiffusionPipeline:
-    """SD 1.5 with its own 16 layers by name and number, 3 text layers and 32×32 pictures."""
+    Args: plain: Whose autoencoder and sampler it takes.
+    """
     torch.manual_seed(0)
     config = read_config("sd1")["components"]["unet"]["config"] | {
         "block_out_channels": (8, 8, 16, 16), "cross_attention_dim": WIDTH, "norm_num_groups": 4,
         "attention_head_dim": 2, "sample_size": 16,
     }  # fmt: skip
     return StableDiffusionPipeline(
-        vae=tiny_autoencoder(), text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(),
+        vae=plain.vae, text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(),
         tokenizer=words, unet=UNet2DConditionModel.from_config(config).eval(),
-        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
+        scheduler=plain.scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
 
 
-def tiny_sdxl(words: CLIPTokenizer) -> StableDiffusionXLPipeline:
+def tiny_sdxl(words: CLIPTokenizer, plain: StableDiffusionPipeline) -> StableDiffusionXLPipeline:
     """SDXL with its own 70 layers by name and number, two text encoders and 32×32 pictures."""
     torch.manual_seed(3)
     config = read_config("sdxl")["components"]["unet"]["config"] | {
@@ -82,9 +67,9 @@ def tiny_sdxl(words: CLIPTokenizer) -> StableDiffusionXLPipeline:
     }  # fmt: skip
     second = CLIPTextModelWithProjection(text_config(words, SECOND, hidden_act="gelu"))
     return StableDiffusionXLPipeline(
-        vae=tiny_autoencoder(), text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(),
+        vae=plain.vae, text_encoder=CLIPTextModel(text_config(words, WIDTH)).eval(),
         text_encoder_2=second.eval(), tokenizer=words, tokenizer_2=words,
-        unet=UNet2DConditionModel.from_config(config).eval(), scheduler=DDIMScheduler(**SCHEDULE),
+        unet=UNet2DConditionModel.from_config(config).eval(), scheduler=plain.scheduler,
         force_zeros_for_empty_prompt=True, add_watermarker=False,
     )  # fmt: skip
 
@@ -133,12 +118,15 @@ def save_encoder(folder: Path) -> None:
     BitImageProcessorPil(size={"shortest_edge": 28}, crop_size=crop).save_pretrained(folder)
 
 
-def make_hub(home: Path) -> Path:
-    """A cache for `HF_HOME` with SD 1.5, SDXL, and the two models that look at pictures."""
+def make_hub(home: Path, plain: StableDiffusionPipeline) -> Path:
+    """A cache for `HF_HOME` with SD 1.5, SDXL, and the two models that look at pictures.
+
+    Args: plain: As in `tiny_sd15`.
+    """
     hub, words = home / "hub", build(home / "words", sentences() * 2)
     for name, tiny in {"sd15": tiny_sd15, "sdxl": tiny_sdxl}.items():
         profile = profiles.get(name)
-        tiny(words).save_pretrained(place(hub, profile.repo, profile.revision))
+        tiny(words, plain).save_pretrained(place(hub, profile.repo, profile.revision))
     save_detector(place(hub, judges.DETECTOR, "1" * 40), home / "words")
     save_encoder(place(hub, judges.ENCODER, "2" * 40))
     return home
