@@ -27,7 +27,7 @@ from t2i_lens.sampling import generate
 FILE = DATA / "models" / "toybox" / "bench.json"
 ROUNDS = 5
 SAMPLING_STEPS = 25
-INVERSION = InversionConfig(steps=40, learning_rate=5e-3, batch_size=4, bfloat16=True)
+INVERSION = InversionConfig(steps=40, learning_rate=5e-3, batch_size=4)
 TOGETHER = 6  # concepts that share one batch
 
 

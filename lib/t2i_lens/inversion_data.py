@@ -77,7 +77,7 @@ class InversionConfig:
         flip_probability: Of mirroring a picture.
         record_every: Steps between two records of the trajectory.
         bfloat16: Forward pass in bfloat16 autocast; rows and optimiser stay float32. Pays
-            only where the processor has bfloat16 instructions.
+            on a GPU and on a processor with matrix tiles; others are faster in float32.
         optimizer: "sgd" is without momentum.
         l1_penalty: Weight of Σ|e| over a run's rows, added to what is minimised.
         l2_penalty: Weight of Σe², likewise.

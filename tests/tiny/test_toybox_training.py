@@ -125,14 +125,18 @@ def test_unet_training_sees_the_shapes_of_the_pool(tmp_path):
     assert sum(name.endswith("attn2.processor") for name in unet.attn_processors) == 7
 
 
-def test_sketches_of_a_pool_are_drawn_more_often_than_its_other_scenes():
+def test_sketches_of_a_pool_are_drawn_more_often_than_its_other_scenes_and_signs_less():
     size, seed = 300, 5  # more than one part of the pool
     scenes = [scene for _, some in stages.pool_scenes(size, seed) for scene in some]
     odds = stages.pool_odds(size, seed)
     sketched = np.array([scene.style == "sketch" for scene in scenes])
-    assert len(scenes) == size and 0 < sketched.sum() < size
+    signs = np.array([any(thing.word for thing in scene.things) for scene in scenes])
+    assert len(scenes) == size and 0 < sketched.sum() < size and 0 < signs.sum() < size
     assert odds.sum() == pytest.approx(1)
-    assert odds[sketched] == pytest.approx(stages.SKETCHES_DRAWN * odds[~sketched][0])
+    other = odds[~sketched & ~signs]
+    assert other == pytest.approx(other[0])
+    assert odds[sketched] == pytest.approx(stages.SKETCHES_DRAWN * other[0])
+    assert odds[signs] == pytest.approx(stages.SIGNS_DRAWN * other[0])
     rows = torch.arange(size).reshape(-1, 1)
     drawn = stages.PoolBatches((rows,), odds, 20_000)(np.random.default_rng(0))[0].long()
     assert sketched[drawn].mean() == pytest.approx(odds[sketched].sum(), abs=0.02)  # 5 deviations

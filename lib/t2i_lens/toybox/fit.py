@@ -18,6 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
+from t2i_lens.toybox.optimizer import Optimizer
+
 CHECKPOINT_SECONDS = 120
 COMPILED_FROM = 300  # steps; compiling takes about two minutes and makes a step 1.7 times faster
 
@@ -80,6 +82,7 @@ def fit(
     seed: int = 0,
     initial: dict[str, torch.Tensor] | None = None,
     compiled: Sequence[nn.Module] = (),
+    orthogonal: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
     """Train ``model`` and return its exponential moving average.
 
@@ -88,22 +91,18 @@ def fit(
 
     Args:
         make_batch: One batch from a rng; runs in worker processes.
-        loss_of: ``(model, batch) -> (loss, figures to log)``; called under bf16 autocast.
+        loss_of: ``(model, batch) -> (loss, figures to log)``; called under bf16 autocast where
+            that is fast.
         initial: Weights to start from where there is no checkpoint; random ones by default.
         compiled: Parts of the model worth compiling, if there are many steps to go.
+        orthogonal: Weights that Muon trains (see `Optimizer`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     if initial is not None:
         model.load_state_dict(initial)
     model = model.to(device, memory_format=torch.channels_last).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": schedule.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.99), fused=True)
+    optimizer = Optimizer(model, schedule.learning_rate, schedule.weight_decay, orthogonal)
     checkpoint, start = folder / f"{stage}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -131,6 +130,8 @@ def fit(
     # The backward pass of CPU flash attention is slower than plain matrix products.
     fastest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     attention = SDPBackend.MATH if device.type == "cpu" else fastest
+    # A processor without matrix tiles is slower in bfloat16 than in float32.
+    bfloat16 = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
     batches = stream(make_batch, seed, start, workers)
     log = _Log(folder / f"{stage}.csv", start)
     saved = time.monotonic()
@@ -138,15 +139,12 @@ def fit(
         range(start, schedule.steps), stage, initial=start, total=schedule.steps, mininterval=10
     )
     for step in progress:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
         torch.manual_seed(seed * 1_000_003 + step)  # noise and timesteps resume with the step
-        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(attention):
+        with torch.autocast(device.type, torch.bfloat16, bfloat16), sdpa_kernel(attention):
             loss, figures = loss_of(model, next(batches))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(schedule.rate(step))
         average.update_parameters(model)
         log.add(step, {"loss": float(loss.detach()), **figures}, progress)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:

@@ -30,6 +30,7 @@ SNR_FLOOR = 0.5  # what a caption decides is decided in noise that the plain wei
 RAREST, MOST = 0.15, 3.0  # least and greatest weight that is met by drawing a timestep more often
 RECALL = 0.5  # weight of the loss that keeps words apart in the text states
 SKETCHES_DRAWN = 3.0  # times as often as other scenes: they are an eighth, and the harder style
+SIGNS_DRAWN = 0.5  # learned first
 ALIGNMENT = 0.5  # weight of the loss that ties the U-Net's middle to the picture tower
 
 
@@ -149,10 +150,16 @@ def pool_scenes(size: int, seed: int) -> Iterator[tuple[np.random.Generator, lis
 
 
 def pool_odds(size: int, seed: int) -> np.ndarray:
-    """How likely each scene of a pool is drawn, ``[size]``, sum 1: sketches more often."""
+    """How likely each scene of a pool is drawn, ``[size]``, sum 1: sketches often, signs seldom."""
     scenes = (scene for _, some in pool_scenes(size, seed) for scene in some)
-    weights = np.array([SKETCHES_DRAWN if s.style == "sketch" else 1.0 for s in scenes])
+    weights = np.array([_odds(scene) for scene in scenes])
     return weights / weights.sum()
+
+
+def _odds(scene: Scene) -> float:
+    if scene.style == "sketch":
+        return SKETCHES_DRAWN
+    return SIGNS_DRAWN if any(thing.word for thing in scene.things) else 1.0
 
 
 @torch.no_grad()
@@ -271,6 +278,11 @@ def train_unet(
     if initial is not None:
         model.unet.load_state_dict(initial)
     batches = PoolBatches(pool, odds, schedule.batch)
+    hidden = [
+        weight
+        for name, weight in model.unet.named_parameters()
+        if weight.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
+    ]
     model = fit("unet", folder, model, batches, loss_of, schedule, device, workers=0,
-                compiled=(model,))  # fmt: skip
+                compiled=(model,), orthogonal=hidden)  # fmt: skip
     return model.unet
