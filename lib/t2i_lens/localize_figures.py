@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from t2i_lens.figures import ROLES, WIDTH, styled
 from t2i_lens.stats import Estimate
 
+LEAST_SPAN = 0.1  # of the horizontal axis, so that rounding errors about zero look like zero
+
 Response = tuple[Sequence[Estimate], Estimate, Estimate]  # each layer alone, no layer, all layers
 
 
@@ -34,6 +36,9 @@ def layer_responses(panels: Mapping[str, Response], layers: Sequence[str], quant
             axis.hlines(y, *estimate.interval, color=ROLES["content"])
             axis.plot(estimate.value, y, "o", color=ROLES["content"], markersize=4.5)
         axis.set_title(f"{title} (n={every.n})", fontsize=8)
+    low, high = axes[0, 0].get_xlim()
+    missing = max(0.0, LEAST_SPAN - (high - low))
+    axes[0, 0].set_xlim(low - missing / 2, high + missing / 2)
     axes[0, 0].set_yticks(range(len(layers)), layers)
     axes[0, 0].invert_yaxis()
     figure.supxlabel(f"{quantity} (95 % intervals)", fontsize=9)

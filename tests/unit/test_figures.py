@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from t2i_lens import curve_figures, embedding_figures, figures, heat_map_figures
+from t2i_lens.localize_figures import layer_responses
 from t2i_lens.stats import Estimate
 
 RNG = np.random.default_rng(0)
@@ -207,3 +208,11 @@ def test_panels_of_intervals_share_their_subjects_and_name_each_series_once():
     assert [text.get_text() for text in left.get_yticklabels()] == ["norm (n=12)", "share (n=12)"]
     assert left.get_ylim() == right.get_ylim() and left.yaxis_inverted()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["alone", "given"]
+
+
+def test_rounding_errors_about_zero_are_not_spread_over_a_panel_of_layers():
+    zero = Estimate(0.0, 0.0, 0.0, 8)
+    rounding = Estimate(1e-17, 0.0, 2e-17, 8)
+    figure = layer_responses({"word": ([zero, rounding], zero, rounding)}, ["down", "up"], "lost")
+    low, high = figure.axes[0].get_xlim()
+    assert low < -0.04 and high > 0.04
