@@ -128,9 +128,12 @@ def analysis_of_variance(
 
     Args: outcome: In the order of `CELLS`.
     Returns: A row per term: `df`, `F`, `p` and `share`, partial eta squared (of what the
-        other terms and the blocks leave), 0 to 1.
+        other terms and the blocks leave), 0 to 1. No row if the outcome is the same in all
+        pictures, so that there is no variance to share out.
     """
     flat = outcome.reshape(len(CELLS), -1)
+    if np.ptp(flat) == 0:
+        return pd.DataFrame(columns=["df", "F", "p", "share"])
     table = pd.DataFrame(CELLS, columns=["norm", "direction", "row"])
     table = table.loc[np.repeat(table.index, flat.shape[1])].reset_index(drop=True)
     table = table.assign(outcome=flat.ravel(), block=np.tile(np.arange(flat.shape[1]), len(CELLS)))

@@ -12,8 +12,9 @@ from t2i_lens.embeddings import Concept
 from t2i_lens.inversion import train
 from t2i_lens.inversion_data import InversionConfig
 
-# Runs of one batch and a run by itself are rounded otherwise, as are those of two machines. A
-# step's length is Adam's and not the gradient's, so norms hardly see that; the direction does.
+# Runs of one batch and a run by itself are rounded otherwise, and in bfloat16, in which other
+# profiles than the toybox train, to eight bits. A step's length is Adam's and not the gradient's,
+# so norms hardly see that; the direction does.
 NORM_TOLERANCE, COSINE_TOLERANCE = 0.02, 0.1
 
 

@@ -90,3 +90,8 @@ def test_the_analysis_of_variance_gives_each_factor_its_share():
     assert terms.loc["norm", "share"] > 0.9 > terms.loc["row", "share"] > 0.5
     assert terms.loc["direction", "share"] < 0.1 and terms.loc["direction", "df"] == 2
     assert terms.loc["norm", "p"] < 1e-6 < terms.loc["direction", "p"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_outcome_that_never_varies_has_no_variance_to_share_out():
+    assert factorial.analysis_of_variance(np.zeros((12, 3, 2))).empty

@@ -32,13 +32,16 @@ def squared(model: nn.Module, batch: torch.Tensor):
     return (model(batch) - batch.sum(1, keepdim=True) + 0.1 * noise).square().mean(), {}
 
 
-def trained(folder, loss_of=squared, steps: int = 60) -> dict[str, torch.Tensor]:
-    schedule = Schedule(steps, 4, 1e-2, warmup=5, ema=0.9)
-    model = fit("line", folder, network(), make_batch, loss_of, schedule, CPU, workers=0)
-    return model.state_dict()
+def trained(folder, loss_of=squared, steps: int = 60, muon: bool = False) -> dict:
+    schedule, model = Schedule(steps, 4, 1e-2, warmup=5, ema=0.9), network()
+    by_muon = [model.weight] if muon else []
+    average = fit("line", folder, model, make_batch, loss_of, schedule, CPU, workers=0,
+                  by_muon=by_muon)  # fmt: skip
+    return average.state_dict()
 
 
-def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize("muon", [False, True])
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, muon):
     monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", -1)  # after every step
     calls = []
 
@@ -48,10 +51,10 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
             raise KeyboardInterrupt
         return squared(model, batch)
 
-    whole = trained(tmp_path / "whole")
+    whole = trained(tmp_path / "whole", muon=muon)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "parts", interrupted)
-    resumed = trained(tmp_path / "parts")
+        trained(tmp_path / "parts", interrupted, muon=muon)
+    resumed = trained(tmp_path / "parts", muon=muon)
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
 
@@ -123,6 +126,14 @@ def test_unet_training_sees_the_shapes_of_the_pool(tmp_path):
     odds, empty = stages.pool_odds(6, 0), pool[1][0].float()
     unet = stages.train_unet(tmp_path, pool, odds, empty, Schedule(2, 2, 1e-3), CPU)
     assert sum(name.endswith("attn2.processor") for name in unet.attn_processors) == 7
+    adamw, muon = torch.load(tmp_path / "unet.pt", weights_only=True)["optimizer"].values()
+    ends = ("conv_in", "conv_out")
+    shapes = [p.shape for name, p in unet.named_parameters() if not name.startswith(ends)]
+    moved = [state["momentum_buffer"] for state in muon["state"].values()]
+    assert [m.numel() for m in moved] == [s.numel() for s in shapes if len(s) > 1]
+    assert all(m.count_nonzero() for m in moved)
+    four = 4  # weights and biases of the two ends, and as many of the head
+    assert len(adamw["state"]) + len(moved) == len(shapes) + four + four
 
 
 def test_sketches_of_a_pool_are_drawn_more_often_than_its_other_scenes_and_signs_less():

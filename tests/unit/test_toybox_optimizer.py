@@ -30,7 +30,7 @@ def step(model: nn.Module, optimizer: Optimizer, seed: int) -> None:
 def test_a_step_of_muon_is_a_nearly_orthogonal_matrix_as_long_as_a_step_of_adam():
     model = network()
     before = [as_matrix(weight.detach().clone()) for weight in kernels(model)]
-    step(model, Optimizer(model, RATE, 0.0, kernels(model)), 1)
+    step(model, Optimizer(model, 0.0, kernels(model)), 1)
     for old, weight in zip(before, kernels(model), strict=True):
         moved = as_matrix(weight.detach()) - old
         singular = torch.linalg.svdvals(moved) / (RATE * 0.2 * max(moved.shape) ** 0.5)
@@ -41,8 +41,8 @@ def test_a_step_of_muon_is_a_nearly_orthogonal_matrix_as_long_as_a_step_of_adam(
 
 def test_weights_that_muon_does_not_get_move_as_they_do_with_adam_alone():
     model, alone = network(), network()
-    step(model, Optimizer(model, RATE, 0.1, kernels(model)), 1)
-    step(alone, Optimizer(alone, RATE, 0.1), 1)
+    step(model, Optimizer(model, 0.1, kernels(model)), 1)
+    step(alone, Optimizer(alone, 0.1), 1)
     assert torch.equal(model[0].bias, alone[0].bias)
     assert torch.equal(model[1].weight, alone[1].weight)
     assert not torch.equal(model[0].weight, alone[0].weight)
@@ -50,11 +50,11 @@ def test_weights_that_muon_does_not_get_move_as_they_do_with_adam_alone():
 
 def test_gradients_are_cleared_and_a_resumed_optimizer_goes_on_as_if_never_stopped():
     model = network()
-    optimizer = Optimizer(model, RATE, 0.1, kernels(model))
+    optimizer = Optimizer(model, 0.1, kernels(model))
     step(model, optimizer, 1)
     assert all(weight.grad is None for weight in model.parameters())
     resumed = copy.deepcopy(model)
-    other = Optimizer(resumed, RATE, 0.1, kernels(resumed))
+    other = Optimizer(resumed, 0.1, kernels(resumed))
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     step(model, optimizer, 2)
     step(resumed, other, 2)
@@ -65,4 +65,4 @@ def test_gradients_are_cleared_and_a_resumed_optimizer_goes_on_as_if_never_stopp
 def test_a_weight_that_would_be_copied_is_refused():
     model = nn.Conv2d(4, 6, 3)  # not channels last: as a matrix it is other memory
     with pytest.raises(ValueError, match=r"\[6, 4, 3, 3\] is not channels last"):
-        Optimizer(model, RATE, 0.0, [model.weight])
+        Optimizer(model, 0.0, [model.weight])

@@ -60,6 +60,12 @@ class _Steps(IterableDataset):
             step += stride
 
 
+def fast_precision(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16, except on a processor without matrix tiles: there float32 is faster."""
+    fast = device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
 def stream(make: Callable, seed: int, start: int = 0, workers: int = 1) -> Iterator:
     """Endless batches ``make(rng)``, one rng per step, made in worker processes."""
     data = _Steps(make, seed, start)
@@ -82,7 +88,7 @@ def fit(
     seed: int = 0,
     initial: dict[str, torch.Tensor] | None = None,
     compiled: Sequence[nn.Module] = (),
-    orthogonal: Sequence[nn.Parameter] = (),
+    by_muon: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
     """Train ``model`` and return its exponential moving average.
 
@@ -91,18 +97,18 @@ def fit(
 
     Args:
         make_batch: One batch from a rng; runs in worker processes.
-        loss_of: ``(model, batch) -> (loss, figures to log)``; called under bf16 autocast where
-            that is fast.
+        loss_of: ``(model, batch) -> (loss, figures to log)``; called under
+            `fast_precision`.
         initial: Weights to start from where there is no checkpoint; random ones by default.
         compiled: Parts of the model worth compiling, if there are many steps to go.
-        orthogonal: Weights that Muon trains (see `Optimizer`).
+        by_muon: Weights that Muon trains (see `Optimizer`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     if initial is not None:
         model.load_state_dict(initial)
     model = model.to(device, memory_format=torch.channels_last).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema))
-    optimizer = Optimizer(model, schedule.learning_rate, schedule.weight_decay, orthogonal)
+    optimizer = Optimizer(model, schedule.weight_decay, by_muon)
     checkpoint, start = folder / f"{stage}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -130,8 +136,6 @@ def fit(
     # The backward pass of CPU flash attention is slower than plain matrix products.
     fastest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     attention = SDPBackend.MATH if device.type == "cpu" else fastest
-    # A processor without matrix tiles is slower in bfloat16 than in float32.
-    bfloat16 = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
     batches = stream(make_batch, seed, start, workers)
     log = _Log(folder / f"{stage}.csv", start)
     saved = time.monotonic()
@@ -140,7 +144,7 @@ def fit(
     )
     for step in progress:
         torch.manual_seed(seed * 1_000_003 + step)  # noise and timesteps resume with the step
-        with torch.autocast(device.type, torch.bfloat16, bfloat16), sdpa_kernel(attention):
+        with fast_precision(device), sdpa_kernel(attention):
             loss, figures = loss_of(model, next(batches))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -17,23 +17,23 @@ class Optimizer:
     matrix ``[out, in * height * width]``.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        learning_rate: float,
-        weight_decay: float,
-        orthogonal: Sequence[nn.Parameter] = (),
-    ):
-        """Args: orthogonal: Weights of two or four axes that Muon trains, none by default."""
-        chosen = {id(weight) for weight in orthogonal}
+    def __init__(self, model: nn.Module, weight_decay: float, by_muon: Sequence[nn.Parameter] = ()):
+        """Args:
+            model: On its device already.
+            weight_decay: Decoupled, of all weights of two axes or more.
+            by_muon: Weights of two or four axes that Muon trains, none by default.
+        Raises: ValueError: a convolution's weight is not channels last, so that its matrix
+            would be a copy.
+        """
+        chosen = {id(weight) for weight in by_muon}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
+        adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
         self._parts: list[torch.optim.Optimizer] = [adamw]
-        self._pairs = [(weight, nn.Parameter(as_matrix(weight.detach()))) for weight in orthogonal]
+        self._pairs = [(weight, nn.Parameter(as_matrix(weight.detach()))) for weight in by_muon]
         for weight, matrix in self._pairs:
             if matrix.data_ptr() != weight.data_ptr():
                 raise ValueError(f"a weight {list(weight.shape)} is not channels last")
@@ -41,10 +41,7 @@ class Optimizer:
             matrices = [matrix for _, matrix in self._pairs]
             self._parts.append(
                 torch.optim.Muon(
-                    matrices,
-                    lr=learning_rate,
-                    weight_decay=weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
+                    matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
                 )
             )
         self._model = model
@@ -70,7 +67,7 @@ class Optimizer:
 
 
 def as_matrix(weight: torch.Tensor) -> torch.Tensor:
-    """A weight as ``[out, rest]``, the same memory where it is dense or channels last."""
+    """A weight or gradient as ``[out, rest]``: of four axes, the same memory if channels last."""
     if weight.ndim == 4:
         weight = weight.permute(0, 2, 3, 1)
     return weight.flatten(1)

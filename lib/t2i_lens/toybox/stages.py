@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 from t2i_lens.toybox import models
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.captions import caption, careless, twin
-from t2i_lens.toybox.fit import Schedule, fit
+from t2i_lens.toybox.fit import Schedule, fast_precision, fit
 from t2i_lens.toybox.pair import ContrastivePair, RecallingPair
 from t2i_lens.toybox.world import Scene, render, sample_scene
 
@@ -181,7 +181,7 @@ def encode_pool(
         ids = tokenizer(
             captions, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_precision(device):
             latents = vae.encoder(to_range(pictures)).mul(vae.config.scaling_factor)
             features = pair.pictures(pictures)
         states = pair.text(ids.to(device)).last_hidden_state
@@ -236,6 +236,8 @@ def train_unet(
 ) -> UNet2DConditionModel:  # fmt: skip
     """Epsilon prediction with min-SNR weights and a floor, 10 % caption drop-out, ``AlignedUNet``.
 
+    Muon trains all of the U-Net's matrices and kernels but those of its first and last layer.
+
     Args:
         pool: From ``encode_pool``.
         odds: From ``pool_odds``.
@@ -284,5 +286,5 @@ def train_unet(
         if weight.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
     ]
     model = fit("unet", folder, model, batches, loss_of, schedule, device, workers=0,
-                compiled=(model,), orthogonal=hidden)  # fmt: skip
+                compiled=(model,), by_muon=hidden)  # fmt: skip
     return model.unet
