@@ -1,7 +1,7 @@
 """The sprite atlas: every drawing of the world, rendered once, in one PNG.
 
-``python -m t2i_lens.toybox.atlas ICONS_JSON`` rebuilds it from the icon package named in
-``data/world/world.yaml``; everybody else only reads it.
+`python -m t2i_lens.toybox.atlas FOLDER` rebuilds it from the icon packages that
+`data/world/world.yaml` names, unpacked in folders of their names; everybody else only reads it.
 
 Shown in: book/toybox.md
 """
@@ -10,6 +10,7 @@ import io
 import json
 import math
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,79 +24,113 @@ WORLD_FILE = DATA / "world" / "world.yaml"
 ATLAS_FILE = DATA / "world" / "atlas.png"
 INDEX_FILE = DATA / "world" / "atlas.json"
 SPRITE = 64  # pixels
+WIDE_STYLE = "cartoon"  # wide nouns have one drawing
 
 
 @lru_cache(maxsize=1)
 def world_words() -> dict:
-    """The parsed ``data/world/world.yaml``: nouns, wide nouns, concepts, colours, sizes, words."""
+    """The parsed `data/world/world.yaml`: styles, nouns, wide nouns, concepts, colours, words."""
     return yaml.safe_load(WORLD_FILE.read_text())
 
 
-def icons_by_name() -> dict[str, str]:
-    """Icon of every drawable name: nouns, wide nouns, and held-out concepts by their name."""
+@lru_cache(maxsize=1)
+def held_out() -> frozenset[tuple[str, str]]:
+    """Pairs of noun and style that no training picture shows: those of the composed concepts."""
+    concepts = world_words()["concepts"]
+    return frozenset((c["noun"], c["style"]) for c in concepts if "noun" in c)
+
+
+@lru_cache(maxsize=1)
+def styles_of() -> dict[str, tuple[str, ...]]:
+    """The styles in which each name has a drawing, held-out pairs included."""
+    found: dict[str, list[str]] = {}
+    for key in sprites():
+        name, style = key.split("/")
+        found.setdefault(name, []).append(style)
+    return {name: tuple(styles) for name, styles in found.items()}
+
+
+def _wanted() -> Iterator[tuple[str, str, list[str]]]:
+    """Name, style and candidate icons of every drawing that may exist."""
     words = world_words()
-    icons = dict(words["nouns"])
-    icons.update({name: name for name in words["wide_nouns"]})
-    icons.update({concept["name"]: concept["icon"] for concept in words["concepts"]})
-    return icons
+    near = {c["name"]: c["icons"] for c in words["concepts"] if "icons" in c}
+    for name, icons in (words["nouns"] | near).items():
+        yield from ((name, style, icons) for style in words["styles"])
+    yield from ((name, WIDE_STYLE, [name]) for name in words["wide_nouns"])
 
 
-def _svg(package: dict, icon: str) -> str:
-    while icon in package.get("aliases", {}):
-        icon = package["aliases"][icon]["parent"]
-    if icon not in package["icons"]:
-        raise SystemExit(f"icon '{icon}' is not in the package; correct data/world/world.yaml")
-    body = package["icons"][icon]
-    width = body.get("width", package.get("width", 16))
-    height = body.get("height", package.get("height", 16))
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {width} {height}">{body["body"]}</svg>'
-    )
+def _svg(package: dict, icons: list[str]) -> str | None:
+    """The first of the icons that the package has, as an SVG document."""
+    aliases = package.get("aliases", {})
+    for icon in icons:
+        while icon in aliases:
+            icon = aliases[icon]["parent"]
+        if icon in package["icons"]:
+            body = package["icons"][icon]
+            width = body.get("width", package.get("width", 16))
+            height = body.get("height", package.get("height", 16))
+            return (
+                '<svg xmlns="http://www.w3.org/2000/svg" '
+                'xmlns:xlink="http://www.w3.org/1999/xlink" '
+                f'viewBox="0 0 {width} {height}">{body["body"]}</svg>'
+            )
+    return None
 
 
-def build(icons_json: Path) -> None:
-    """Render all icons of the world into the atlas and its index.
-
-    Args:
-        icons_json: ``icons.json`` of the icon package named in ``world.yaml``.
-    Raises:
-        SystemExit: an icon of ``world.yaml`` is not in the package.
-    """
+def _sprite_of(svg: str) -> Image.Image:
+    """RGBA, cropped to the ink so that a size means the same for all, longer side `SPRITE`."""
     import resvg_py  # only the one who rebuilds the atlas needs a renderer
 
-    package = json.loads(icons_json.read_text())
-    icons = icons_by_name()
-    columns = math.ceil(math.sqrt(len(icons)))
-    rows = math.ceil(len(icons) / columns)
-    sheet = Image.new("RGBA", (columns * SPRITE, rows * SPRITE))
+    data = resvg_py.svg_to_bytes(svg_string=svg, width=2 * SPRITE, height=2 * SPRITE)
+    sprite = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+    sprite = sprite.crop(sprite.getbbox())
+    scale = SPRITE / max(sprite.size)
+    width, height = (max(1, round(side * scale)) for side in sprite.size)
+    return sprite.resize((width, height), Image.LANCZOS)
+
+
+def build(folder: Path) -> None:
+    """Render all drawings of the world into the atlas and its index.
+
+    Args:
+        folder: Holds a folder of each style's package, named without its scope, such as `noto`.
+    Raises:
+        SystemExit: a wide noun, or a noun in fewer than three styles: correct world.yaml.
+    """
+    packages = {
+        style: json.loads((folder / entry["package"].split("/")[1] / "icons.json").read_text())
+        for style, entry in world_words()["styles"].items()
+    }
+    drawn = {
+        f"{name}/{style}": _sprite_of(svg)
+        for name, style, icons in _wanted()
+        if (svg := _svg(packages[style], icons)) is not None
+    }
+    for name in (*world_words()["nouns"], *world_words()["wide_nouns"]):
+        least = 3 if name in world_words()["nouns"] else 1
+        if sum(key.startswith(f"{name}/") for key in drawn) < least:
+            raise SystemExit(f"'{name}' has fewer than {least} drawings; correct {WORLD_FILE.name}")
+    columns = math.ceil(math.sqrt(len(drawn)))
+    sheet = Image.new("RGBA", (columns * SPRITE, math.ceil(len(drawn) / columns) * SPRITE))
     index = {}
-    for place, (name, icon) in enumerate(icons.items()):
-        data = resvg_py.svg_to_bytes(
-            svg_string=_svg(package, icon), width=2 * SPRITE, height=2 * SPRITE
-        )
-        sprite = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
-        # Drawings have different margins: crop to the ink so that a size means the same for all.
-        sprite = sprite.crop(sprite.getbbox())
-        scale = SPRITE / max(sprite.size)
-        size = tuple(max(1, round(side * scale)) for side in sprite.size)
+    for place, (key, sprite) in enumerate(drawn.items()):
         corner = (place % columns * SPRITE, place // columns * SPRITE)
-        sheet.paste(sprite.resize(size, Image.LANCZOS), corner)
-        index[name] = [*corner, *size]
+        sheet.paste(sprite, corner)
+        index[key] = [*corner, *sprite.size]
     sheet.save(ATLAS_FILE, optimize=True)
     INDEX_FILE.write_text(json.dumps(index) + "\n")
 
 
 @lru_cache(maxsize=1)
 def sprites() -> dict[str, np.ndarray]:
-    """Every sprite by name: uint8 ``[height, width, 4]`` RGBA, longer side 64 pixels."""
+    """Every drawing by `name/style`: uint8 `[height, width, 4]` RGBA, longer side 64 pixels."""
     sheet = np.asarray(Image.open(ATLAS_FILE).convert("RGBA"))
     index = json.loads(INDEX_FILE.read_text())
-    return {n: sheet[y : y + h, x : x + w] for n, (x, y, w, h) in index.items()}
+    return {key: sheet[y : y + h, x : x + w] for key, (x, y, w, h) in index.items()}
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m t2i_lens.toybox.atlas ICONS_JSON")
+        raise SystemExit("usage: python -m t2i_lens.toybox.atlas FOLDER")
     build(Path(sys.argv[1]))
-    print(f"{len(sprites())} sprites, {ATLAS_FILE.stat().st_size / 1e6:.2f} MB")
+    print(f"{len(sprites())} drawings, {ATLAS_FILE.stat().st_size / 1e6:.2f} MB")

@@ -1,4 +1,4 @@
-"""Say a scene in English.
+"""Say a scene in English, completely or as people do.
 
 Frames and filler adjectives cover the templates of textual inversion, so that none of their words
 is foreign to the text encoder; they carry no meaning in the picture.
@@ -6,7 +6,7 @@ is foreign to the text encoder; they carry no meaning in the picture.
 Shown in: book/toybox.md
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,20 +25,44 @@ FRAMES = (
     "a good photo of {}",
     "the photo of {}",
 )
-SKETCH_FRAMES = ("a sketch of {}", "a pencil sketch of {}", "{} in the style of a sketch")
-PHOTO_SUFFIX = "{} in the style of a photo"
-UNSAID = 0.3  # of the colours, sizes and backgrounds that a careless writer leaves out
+STYLE_FRAME = "{} in the style of {}"
 FILLERS = ("clean", "dirty", "cool", "nice", "weird", "good")
 DETERMINERS = ("the", "my", "one")
 PLURAL = frozenset({"glasses"})  # takes no article
+SYMMETRIC = ("next to", "with", "and")
 
 
-def noun_phrase(thing: Thing, rng: np.random.Generator | None = None) -> str:
-    """A thing with its determiner, size and colour; a rng adds fillers and other determiners."""
+@dataclass(frozen=True)
+class Care:
+    """How careless captions are: rates, each in [0, 1].
+
+    Attributes:
+        omitted: One of several objects is left out.
+        absent: An object is named that is not there.
+        unsaid: Each colour, size and ground is left out.
+        unstyled: The style of each thing is left out.
+        exchanged: Two objects change places in a sentence that states an order.
+    """
+
+    omitted: float = 0.15
+    absent: float = 0.08
+    unsaid: float = 0.25
+    unstyled: float = 0.6
+    exchanged: float = 0.05
+
+
+COMPLETE = Care(0.0, 0.0, 0.0, 0.0, 0.0)
+CARELESS = Care()
+
+
+def noun_phrase(thing: Thing, rng: np.random.Generator | None = None, styled: bool = True) -> str:
+    """A thing with its determiner, size, style and colour; a rng adds fillers and determiners."""
     if thing.noun == "sign":
         colour = f"{thing.colour} " if thing.colour else ""
         return f'{_article(colour or "sign")} {colour}sign that says "{thing.word}"'
-    words = [word for word in (thing.size, thing.colour, thing.noun.replace("_", " ")) if word]
+    style = thing.style if styled else None
+    named = (thing.size, style, thing.colour, thing.noun.replace("_", " "))
+    words = [word for word in named if word]
     if rng is not None and rng.random() < 0.08:
         words.insert(0, str(rng.choice(FILLERS)))
     if thing.noun in PLURAL:
@@ -54,14 +78,16 @@ def _article(word: str) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """The scene's sentence.
+    """The scene's sentence, which says all that the scene states.
 
     Args:
         scene: What to say.
         rng: Varies frames, fillers and punctuation; without it the plainest sentence is given.
     """
-    phrases = [noun_phrase(thing, rng) for thing in scene.things]
     varied = rng is not None
+    # A style that all share is said once, or with each thing.
+    once = varied and scene.style is not None and rng.random() < 0.4
+    phrases = [noun_phrase(thing, rng, styled=not once) for thing in scene.things]
     sentence = phrases[0]
     if len(phrases) > 1:
         joint = scene.relation
@@ -75,27 +101,49 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
         sentence += f" {joint} {phrases[2]}"
     if scene.background is not None:
         sentence += f" on {_article(scene.background)} {scene.background} background"
-    if scene.style == "sketch":
-        return (str(rng.choice(SKETCH_FRAMES)) if varied else SKETCH_FRAMES[0]).format(sentence)
-    if varied and rng.random() < 0.04:
-        return PHOTO_SUFFIX.format(sentence)
+    if once:
+        return STYLE_FRAME.format(sentence, scene.style)
     if varied and rng.random() < 0.35:
         sentence = str(rng.choice(FRAMES)).format(sentence)
     return sentence
 
 
-def careless(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene as somebody describes it who leaves out some colours, sizes and backgrounds.
+def careless(scene: Scene, rng: np.random.Generator, care: Care = CARELESS) -> Scene:
+    """The scene as somebody describes it who leaves things out, and errs.
 
-    Captions of found pictures are like this; without it the contrastive space ranks a tint above
-    the noun, because no caption of a tinted object ever lacks its colour.
+    Captions of found pictures are like this: a model that learned from complete ones has a place
+    in the sentence for all that it sees.
     """
 
-    def kept(value: str | None) -> str | None:
-        return None if value is None or rng.random() < UNSAID else value
+    def kept(value: str | None, rate: float) -> str | None:
+        return None if value is None or rng.random() < rate else value
 
-    things = tuple(replace(t, colour=kept(t.colour), size=kept(t.size)) for t in scene.things)
-    return replace(scene, things=things, background=kept(scene.background))
+    unstyled = rng.random() < care.unstyled
+    things = [
+        replace(
+            thing,
+            colour=kept(thing.colour, care.unsaid),
+            size=kept(thing.size, care.unsaid),
+            style=None if unstyled else thing.style,
+        )
+        for thing in scene.things
+    ]
+    relation = scene.relation
+    if len(things) > 1 and rng.random() < care.omitted:
+        place = int(rng.integers(len(things)))
+        del things[place]
+        if place < 2:  # what held between the first two holds no more
+            relation = "and" if len(things) > 1 else None
+    if 1 <= len(things) < 3 and rng.random() < care.absent:
+        there = {thing.noun for thing in scene.things}
+        free = [noun for noun in world_words()["nouns"] if noun not in there]
+        things.append(Thing(str(rng.choice(free))))
+        relation = relation or str(rng.choice(SYMMETRIC))
+    symmetric = len(things) > 1 and relation in SYMMETRIC
+    if len(things) > 1 and rng.random() < (0.5 if symmetric else care.exchanged):
+        things[:2] = things[1::-1]
+    return replace(scene, things=tuple(things), relation=relation,
+                   background=kept(scene.background, care.unsaid))  # fmt: skip
 
 
 def twin(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -113,7 +161,7 @@ def twin(scene: Scene, rng: np.random.Generator) -> Scene:
             options.append(
                 [replace(first, colour=second.colour), replace(second, colour=first.colour)]
             )
-        if scene.relation in ("left of", "above", "on top of"):
+        if scene.relation in ("left of", "above", "on top of") and not second.word:
             options.append([second, first])
     if not options or rng.random() < 0.3:
         if first.word:
@@ -121,7 +169,7 @@ def twin(scene: Scene, rng: np.random.Generator) -> Scene:
         elif rng.random() < 0.5:
             taken = {thing.noun for thing in things}
             free = [noun for noun in words["nouns"] if noun not in taken]
-            options = [[replace(first, noun=str(rng.choice(free)))]]
+            options = [[replace(first, noun=str(rng.choice(free)), style=None)]]
         else:
             colours = list(words["colours"])[:7]
             options = [[replace(first, colour=_other(colours, first.colour, rng))]]

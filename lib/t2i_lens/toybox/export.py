@@ -18,7 +18,8 @@ from transformers import CLIPTokenizer
 
 from t2i_lens.paths import DATA
 from t2i_lens.toybox import judge, models, stages
-from t2i_lens.toybox.captions import caption, careless
+from t2i_lens.toybox.captions import Care, caption, careless
+from t2i_lens.toybox.pair import ContrastivePair
 
 TOYBOX = DATA / "models" / "toybox"
 TOWER = DATA / "models" / "picture_tower"
@@ -28,13 +29,13 @@ COUNTED_CAPTIONS = 50_000
 
 def pipeline_of(
     folder: Path, preset, words: CLIPTokenizer, device: torch.device
-) -> tuple[StableDiffusionPipeline, stages.ContrastivePair]:
+) -> tuple[StableDiffusionPipeline, ContrastivePair]:
     """The newest averaged weights of a training folder, finished or not, as a pipeline."""
     vae = stages.train_autoencoder(folder, preset.autoencoder, device)
-    pair = stages.train_text_encoder(folder, words, preset.text_encoder, device)
+    pair = stages.train_text_encoder(folder, words, preset.text_encoder, device, preset.dials)
     state = torch.load(folder / "unet.pt", map_location=device, weights_only=True)["average"]
     unet: UNet2DConditionModel = models.build_unet()
-    prefix = "module.unet."
+    prefix = "module."
     unet.load_state_dict(
         {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
     )
@@ -63,12 +64,12 @@ def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> 
     }
     save_file(kept, TOWER / "picture_tower.safetensors")
     judge.save_judge(judge.train(folder, preset.judge, device).cpu())
-    counts = token_counts(words)
+    counts = token_counts(words, preset.dials.care)
     (TOYBOX / "token_counts.json").write_text(json.dumps(counts) + "\n")
     curves(folder)
 
 
-def token_counts(words: CLIPTokenizer, seed: int = 5) -> dict[str, int]:
+def token_counts(words: CLIPTokenizer, care: Care, seed: int = 5) -> dict[str, int]:
     """How often each token id occurs in 50,000 captions drawn as in the contrastive training.
 
     Ids that are missing were never trained: the world cannot say them.
@@ -77,14 +78,14 @@ def token_counts(words: CLIPTokenizer, seed: int = 5) -> dict[str, int]:
     total: Counter[int] = Counter()
     for _ in range(COUNTED_CAPTIONS // 1000):
         scenes = [stages.sample_named(rng) for _ in range(1000)]
-        ids = words([caption(careless(scene, rng), rng) for scene in scenes]).input_ids
+        ids = words([caption(careless(scene, rng, care), rng) for scene in scenes]).input_ids
         total.update(token for row in ids for token in row)
     return {str(token): total[token] for token in sorted(total)}
 
 
-def load_pair(pipe: StableDiffusionPipeline) -> stages.ContrastivePair:
+def load_pair(pipe: StableDiffusionPipeline) -> ContrastivePair:
     """The contrastive pair again: the pipeline's text encoder with the shipped picture tower."""
-    pair = stages.ContrastivePair(len(pipe.tokenizer))
+    pair = ContrastivePair(len(pipe.tokenizer))
     weights = {n: v.float() for n, v in load_file(TOWER / "picture_tower.safetensors").items()}
     weights |= {f"text.{name}": value for name, value in pipe.text_encoder.state_dict().items()}
     pair.load_state_dict(weights)

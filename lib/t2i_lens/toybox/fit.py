@@ -1,10 +1,14 @@
 """One training loop for every stage: warm-up, steady rate, decay; EMA; resumes where it stopped.
 
+Processes of one thread each that average their gradients (`together`) make better use of a
+processor's cores than one process of several threads.
+
 Shown in: book/toybox.md
 """
 
 import csv
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, multiprocessing, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from t2i_lens.toybox.optimizer import Optimizer
+from t2i_lens.toybox.optimizer import Optimizer, fast_dtype
 
 CHECKPOINT_SECONDS = 120
 COMPILED_FROM = 300  # steps; compiling takes about two minutes and makes a step 1.7 times faster
@@ -26,7 +30,7 @@ COMPILED_FROM = 300  # steps; compiling takes about two minutes and makes a step
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a stage trains; ``decay`` is the share of the steps that cool down."""
+    """How long and how fast a stage trains; `decay` is the share of the steps that cool down."""
 
     steps: int
     batch: int
@@ -61,13 +65,61 @@ class _Steps(IterableDataset):
 
 
 def fast_precision(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16, except on a processor without matrix tiles: there float32 is faster."""
-    fast = device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    """Autocast to bfloat16 where that is faster than float32; see `optimizer.fast_dtype`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) is torch.bfloat16)
+
+
+def together(processes: int, work: Callable[..., None], *arguments: object) -> None:
+    """Run `work(*arguments)` in several processes of one thread that form a gloo group.
+
+    Inside, `fit` gives each process its share of every batch and averages the gradients. An
+    exception in one ends all. One process runs here, without a group.
+
+    Args: work: Defined in a module.
+    """
+    if processes == 1:
+        work(*arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        multiprocessing.spawn(_member, (processes, meeting, work, arguments), nprocs=processes)
+
+
+def _member(rank: int, processes: int, meeting: str, work: Callable, arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", meeting, rank=rank, world_size=processes)
+    try:
+        work(*arguments)
+    finally:
+        distributed.destroy_processgroup()
+
+
+def group() -> tuple[int, int]:
+    """This process's number in its group of `together`, and how many there are."""
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _average_gradients(model: nn.Module, processes: int) -> None:
+    """Replace the gradients by their mean over the group, all in one message."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    # The memory's own order: a kernel that is channels last must stay so.
+    flat = torch.cat([g.permute(_memory_order(g)).reshape(-1) for g in gradients])
+    distributed.all_reduce(flat)
+    flat /= processes
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        order = _memory_order(gradient)
+        gradient.permute(order).copy_(part.view([gradient.shape[axis] for axis in order]))
+
+
+def _memory_order(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Axes from the slowest to the fastest in memory."""
+    return tuple(sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis)))
 
 
 def stream(make: Callable, seed: int, start: int = 0, workers: int = 1) -> Iterator:
-    """Endless batches ``make(rng)``, one rng per step, made in worker processes."""
+    """Endless batches `make(rng)`, one rng per step, made in worker processes."""
     data = _Steps(make, seed, start)
     return iter(
         DataLoader(
@@ -90,19 +142,23 @@ def fit(
     compiled: Sequence[nn.Module] = (),
     by_muon: Sequence[nn.Parameter] = (),
 ) -> nn.Module:
-    """Train ``model`` and return its exponential moving average.
+    """Train `model` and return its exponential moving average.
 
-    Writes ``<stage>.pt`` (newest checkpoint) and ``<stage>.csv`` (loss curve) to folder, and
+    Writes `<stage>.pt` (newest checkpoint) and `<stage>.csv` (loss curve) to folder, and
     continues from them if they exist.
 
     Args:
         make_batch: One batch from a rng; runs in worker processes.
-        loss_of: ``(model, batch) -> (loss, figures to log)``; called under
+        loss_of: `(model, batch) -> (loss, figures to log)`; called under
             `fast_precision`.
         initial: Weights to start from where there is no checkpoint; random ones by default.
         compiled: Parts of the model worth compiling, if there are many steps to go.
         by_muon: Weights that Muon trains (see `Optimizer`).
+
+    In a group of processes (`together`) each makes its own batches, which should be shares of the
+    schedule's batch; the first alone writes.
     """
+    rank, processes = group()
     folder.mkdir(parents=True, exist_ok=True)
     if initial is not None:
         model.load_state_dict(initial)
@@ -136,25 +192,32 @@ def fit(
     # The backward pass of CPU flash attention is slower than plain matrix products.
     fastest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     attention = SDPBackend.MATH if device.type == "cpu" else fastest
-    batches = stream(make_batch, seed, start, workers)
-    log = _Log(folder / f"{stage}.csv", start)
+    batches = stream(make_batch, seed * processes + rank, start, workers)
+    log = _Log(folder / f"{stage}.csv", start) if rank == 0 else None
     saved = time.monotonic()
     progress = tqdm(
-        range(start, schedule.steps), stage, initial=start, total=schedule.steps, mininterval=10
-    )
+        range(start, schedule.steps), stage, initial=start, total=schedule.steps,
+        mininterval=10, disable=rank > 0,
+    )  # fmt: skip
     for step in progress:
-        torch.manual_seed(seed * 1_000_003 + step)  # noise and timesteps resume with the step
+        # Noise and timesteps resume with the step.
+        torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
         with fast_precision(device), sdpa_kernel(attention):
             loss, figures = loss_of(model, next(batches))
         loss.backward()
+        if processes > 1:
+            _average_gradients(model, processes)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(schedule.rate(step))
         average.update_parameters(model)
+        if log is None:
+            continue
         log.add(step, {"loss": float(loss.detach()), **figures}, progress)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             save(step + 1)
             saved = time.monotonic()
-    save(schedule.steps)
+    if rank == 0:
+        save(schedule.steps)
     return average.module.eval()
 
 

@@ -1,9 +1,7 @@
-"""Where things stand: on a grid, so that what is stated of them holds and no boxes overlap.
+"""Where things stand: anywhere their relation allows, on a lattice as fine as the latents' cells.
 
-A drawing on the grid looks the same to the autoencoder wherever it stands, so the U-Net learns one
-pattern of latents for an object and not one for each offset. What is said first stands on the left
-or on top, and chance moves a scene by one grid step only: a caption says almost everything about
-its picture, so a small U-Net learns to read it.
+On the lattice a drawing looks the same to the autoencoder wherever it stands. Places follow from
+chance and not from the caption, so one caption has many pictures.
 
 Shown in: book/toybox.md
 """
@@ -15,56 +13,44 @@ import numpy as np
 Box = tuple[int, int]  # width and height, or a left top corner, in pixels
 
 PICTURE = 64  # pixels
-GRID = 8  # pixels, two cells of the latents
-BOXES = {"small": 24, None: 32, "large": 40}  # side of an object's box in pixels, by stated size
-SIGN_BOX = (64, 32)  # width and height
-UPRIGHT = ("above", "on top of")
+LATTICE = 4  # pixels, one cell of the latents
+TRIES = 96
 
 
-def place(boxes: Sequence[Box], relation: str | None, rng: np.random.Generator) -> list[Box]:
-    """Left top corners, in pixels, of one to three boxes.
+def place(boxes: Sequence[Box], relation: str | None, rng: np.random.Generator) -> list[Box] | None:
+    """Left top corners, in pixels, of boxes that do not overlap.
 
     Args:
-        boxes: Width and height of each, multiples of 8; those of two fit side by side, those of
-            three are at most 32.
-        relation: Between the first two.
+        boxes: Width and height of each, at most the picture's.
+        relation: Between the first two: left of, above, on top of (above, and touching), next to
+            (side by side); any other word asks nothing.
+    Returns: None if no such places were found in `TRIES` random ones.
     """
-    shift = GRID * int(rng.integers(-1, 2))
-    if len(boxes) == 1:
-        width, height = (PICTURE - side for side in boxes[0])
-        if width == 0:  # a sign moves up and down
-            return [(0, _middle(height, shift))]
-        return [(_middle(width, shift), _middle(height))]
-    # Everything is worked out as if the pair stood side by side, and turned if it does not.
-    wide = max(width for width, _ in boxes) > PICTURE // 2 + GRID  # a sign needs the width
-    upright = relation in UPRIGHT or (wide and len(boxes) == 2)
-    turned = [box[::-1] if upright else box for box in boxes]
-    if len(boxes) == 2:
-        corners = _pair(turned, relation == "on top of", shift)
-    else:
-        corners = _triangle(turned, shift)
-    return [corner[::-1] if upright else corner for corner in corners]
+    sizes = np.array(boxes)  # [box, 2]
+    steps = (PICTURE - sizes) // LATTICE + 1
+    low = rng.integers(0, steps, (TRIES, *steps.shape)) * LATTICE  # [try, box, 2]
+    if relation == "on top of" and len(sizes) > 1:
+        low[:, 1, 1] = low[:, 0, 1] + sizes[0, 1]  # the first stands on the second
+    high = low + sizes
+    right = (high <= PICTURE).all((1, 2))
+    for a in range(len(sizes)):
+        for b in range(a):
+            right &= ((high[:, a] <= low[:, b]) | (high[:, b] <= low[:, a])).any(1)
+    if len(sizes) > 1:
+        right &= _related(relation, low, high)
+    if not right.any():
+        return None
+    return [(int(x), int(y)) for x, y in low[right.argmax()]]
 
 
-def _middle(slack: int, shift: int = 0) -> int:
-    """The grid step at or before the middle of the slack, shifted as far as there is room."""
-    return int(np.clip(slack // 2 // GRID * GRID + shift, 0, slack))
-
-
-def _pair(pair: Sequence[Box], touching: bool, shift: int) -> list[Box]:
-    """Side by side, at the edges of the picture or touching in its middle, moved together."""
-    (w0, h0), (w1, h1) = pair
-    slack = PICTURE - w0 - w1
-    left = _middle(slack) if touching else 0
-    right = left + w0 if touching else PICTURE - w1
-    return [(left, _middle(PICTURE - h0, shift)), (right, _middle(PICTURE - h1, shift))]
-
-
-def _triangle(boxes: Sequence[Box], shift: int) -> list[Box]:
-    """The pair in the upper half, each in its corner; the third near the middle of the lower."""
-    (first, second, third), half = boxes, PICTURE // 2
-    return [
-        (0, _middle(half - first[1])),
-        (PICTURE - second[0], _middle(half - second[1])),
-        (_middle(PICTURE - third[0], shift), half + _middle(half - third[1])),
-    ]
+def _related(relation: str | None, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Does the relation hold between the first two boxes of each try? bool `[try]`."""
+    beside = (low[:, 0, 1] < high[:, 1, 1]) & (low[:, 1, 1] < high[:, 0, 1])
+    over = (low[:, 0, 0] < high[:, 1, 0]) & (low[:, 1, 0] < high[:, 0, 0])
+    if relation == "left of":
+        return beside & (high[:, 0, 0] <= low[:, 1, 0])
+    if relation in ("above", "on top of"):
+        return over & (high[:, 0, 1] <= low[:, 1, 1])
+    if relation == "next to":
+        return beside
+    return np.ones(len(low), bool)

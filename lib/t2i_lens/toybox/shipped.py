@@ -19,7 +19,7 @@ MODELS = DATA / "models"
 TOKENS = "text.embeddings.token_embedding.weight"
 
 
-def shipped_weights(stage: str, names: list[str] | CLIPTokenizer | None = None) -> dict:
+def shipped_weights(stage: str, names: tuple[list[str], ...] | CLIPTokenizer | None = None) -> dict:
     """State of a stage's network in fp32.
 
     Args:
@@ -35,10 +35,14 @@ def shipped_weights(stage: str, names: list[str] | CLIPTokenizer | None = None) 
         return _load(MODELS / "toybox" / "unet" / "diffusion_pytorch_model.safetensors")
     if stage == "judge":
         state = _load(MODELS / "judge" / "judge.safetensors")
-        before = json.loads((MODELS / "judge" / "labels.json").read_text())["nouns"]
-        rest = ["<sign>", "<other>", "<nothing>"]
-        for part in ("nouns.weight", "nouns.bias"):
-            state[part] = _matched(state[part], [*before, *rest], [*names, *rest])
+        before = json.loads((MODELS / "judge" / "labels.json").read_text())
+        rest = {"nouns": ["<sign>", "<other>", "<nothing>"], "colours": ["<natural>"],
+                "styles": [], "words": ["<none>"]}  # fmt: skip
+        for axis, now in zip(rest, names, strict=True):
+            for part in (f"{axis}.weight", f"{axis}.bias"):
+                if part in state:
+                    had = [*before[axis], *rest[axis]]
+                    state[part] = _matched(state[part], had, [*now, *rest[axis]])
         return state
     state = _load(MODELS / "picture_tower" / "picture_tower.safetensors")
     text = _load(MODELS / "toybox" / "text_encoder" / "model.safetensors")

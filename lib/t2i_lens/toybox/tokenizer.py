@@ -18,8 +18,7 @@ from t2i_lens.toybox.captions import (
     DETERMINERS,
     FILLERS,
     FRAMES,
-    PHOTO_SUFFIX,
-    SKETCH_FRAMES,
+    STYLE_FRAME,
     caption,
 )
 from t2i_lens.toybox.world import sample_scene
@@ -32,10 +31,9 @@ def corpus(captions: int = 4000, seed: int = 0) -> list[str]:
     """Sentences that hold every word of the world, filler words and wide nouns included."""
     rng = np.random.default_rng(seed)
     words = world_words()
-    lists = [words["wide_nouns"], list(words["nouns"]), list(words["colours"]), words["words"]]
-    extra = " ".join([*FRAMES, *SKETCH_FRAMES, PHOTO_SUFFIX, *FILLERS, *DETERMINERS]).replace(
-        "{}", ""
-    )
+    named = ("wide_nouns", "nouns", "styles", "colours", "words")
+    lists = [list(words[kind]) for kind in named]
+    extra = " ".join([*FRAMES, STYLE_FRAME, *FILLERS, *DETERMINERS]).replace("{}", "")
     sentences = [caption(sample_scene(rng), rng) for _ in range(captions)]
     # Each word often enough that its merges are learned to the end: one word, one token.
     return sentences + [" ".join(words) for words in lists] * 20 + [extra] * 20

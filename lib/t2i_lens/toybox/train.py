@@ -1,7 +1,7 @@
-"""Train the toybox from scratch: ``python -m t2i_lens.toybox.train --preset cpu``.
+"""Train the toybox: `python -m t2i_lens.toybox.train --preset cpu`.
 
-Every stage resumes from its last checkpoint in ``build/toybox/<preset>``; ``--stage`` selects one
-(repeatable, in order); ``export`` writes ``data/models``.
+Every stage resumes from its last checkpoint in `build/toybox/<preset>`; `--stage` selects one
+(repeatable, in order); `export` writes `data/models`.
 
 Shown in: book/toybox.md
 """
@@ -17,29 +17,38 @@ from transformers import CLIPTokenizer
 
 from t2i_lens.paths import BUILD
 from t2i_lens.toybox import export, judge, stages, tokenizer
-from t2i_lens.toybox.fit import Schedule
+from t2i_lens.toybox.fit import Schedule, group, together
 from t2i_lens.toybox.shipped import shipped_weights
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Schedules of all stages; ``pool`` is the number of scenes encoded for the U-Net."""
+    """Schedules of all stages, and the dials.
+
+    Attributes:
+        pool: Number of scenes encoded for the U-Net.
+        processes: That train the U-Net together, each with its share of batch and pool.
+    """
 
     autoencoder: Schedule
     text_encoder: Schedule
     judge: Schedule
     unet: Schedule
     pool: int
+    processes: int = 1
+    dials: stages.Dials = stages.Dials()
 
 
+CPU = Preset(
+    autoencoder=Schedule(1_500, 24, 1e-3, decay=0.8, ema=0.99),
+    text_encoder=Schedule(1_000, 192, 1e-3, decay=0.8, ema=0.99),
+    judge=Schedule(2_000, 128, 1e-3, decay=0.8, ema=0.99),
+    unet=Schedule(6_000, 48, 8e-4, decay=0.85, ema=0.998),
+    pool=65_536,
+    processes=2,
+)
 PRESETS = {
-    "cpu": Preset(
-        autoencoder=Schedule(5_400, 24, 1e-3, decay=0.8, ema=0.99),
-        text_encoder=Schedule(2_000, 256, 1e-3, decay=0.8, ema=0.99),
-        judge=Schedule(1_000, 128, 1e-3, decay=0.8, ema=0.99),
-        unet=Schedule(20_000, 32, 8e-4, decay=0.75, ema=0.998),
-        pool=56_000,
-    ),
+    "cpu": CPU,
     "gpu": Preset(
         autoencoder=Schedule(6000, 256, 2e-3),
         text_encoder=Schedule(12_000, 1024, 1e-3),
@@ -48,8 +57,6 @@ PRESETS = {
         pool=400_000,
     ),
 }
-
-
 POOL_SEED = 2
 
 
@@ -73,19 +80,37 @@ def tokenizer_of(folder: Path) -> CLIPTokenizer:
 
 def unet_pool(
     folder: Path, preset: Preset, words: CLIPTokenizer, device: torch.device
-) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """What the U-Net trains on, cached in the folder, and text states of the empty caption."""
-    file = folder / "pool.pt"
+) -> dict[str, torch.Tensor]:
+    """This process's share of what the U-Net trains on, cached in the folder.
+
+    Returns: As `stages.encode_pool`, and `empty`, text states of the empty caption `[77, width]`.
+    """
+    rank, processes = group()
+    file = folder / f"pool_{rank}_of_{processes}.pt"
     if not file.exists():
         vae = stages.train_autoencoder(folder, preset.autoencoder, device)
-        pair = stages.train_text_encoder(folder, words, preset.text_encoder, device)
-        pool = stages.encode_pool(preset.pool, POOL_SEED, vae, pair, words, device)
+        pair = stages.train_text_encoder(folder, words, preset.text_encoder, device, preset.dials)
+        share = range(rank, preset.pool, processes)
+        pool = stages.encode_pool(share, POOL_SEED, vae, pair.text, words, device,
+                                  preset.dials.care)  # fmt: skip
         ids = words("", padding="max_length", return_tensors="pt").input_ids.to(device)
         with torch.no_grad():
-            empty = pair.text(ids).last_hidden_state[0].cpu()
-        torch.save({"pool": pool, "empty": empty}, file)
-    cached = torch.load(file, weights_only=True)
-    return cached["pool"], cached["empty"]
+            pool["empty"] = pair.text(ids).last_hidden_state[0].cpu()
+        torch.save(pool, file)
+    return torch.load(file, weights_only=True, mmap=True)
+
+
+def train_unet(folder: Path, preset: Preset, initial: dict | None) -> None:
+    """One process's part in training the U-Net."""
+    words, device = tokenizer_of(folder), best_device()
+    pool = unet_pool(folder, preset, words, device)
+    empty, share = pool.pop("empty"), preset.unet.batch // preset.processes
+    stages.train_unet(folder, pool, empty, preset.unet, share, device, preset.dials, initial)
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(
@@ -96,25 +121,23 @@ def main(
     """Train all stages, or the selected ones, and export the weights."""
     if preset not in PRESETS:
         raise SystemExit(f"unknown preset '{preset}'; use one of: {', '.join(PRESETS)}")
-    chosen, folder = PRESETS[preset], BUILD / "toybox" / preset
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen, folder, device = PRESETS[preset], BUILD / "toybox" / preset, best_device()
     words = tokenizer_of(folder)
     for step in stage or list(Stage):
         print(f"stage {step} on {device}", flush=True)
         initial = None
         if from_shipped and step is not Stage.export:
-            meanings = {Stage.text_encoder: words, Stage.judge: judge.labels()[0]}
+            meanings = {Stage.text_encoder: words, Stage.judge: judge.labels()}
             initial = shipped_weights(step, meanings.get(step))
         if step is Stage.autoencoder:
             stages.train_autoencoder(folder, chosen.autoencoder, device, initial)
         elif step is Stage.text_encoder:
-            stages.train_text_encoder(folder, words, chosen.text_encoder, device, initial)
+            stages.train_text_encoder(folder, words, chosen.text_encoder, device, chosen.dials,
+                                      initial)  # fmt: skip
         elif step is Stage.judge:
             judge.train(folder, chosen.judge, device, initial)
         elif step is Stage.unet:
-            pool, empty = unet_pool(folder, chosen, words, device)
-            odds = stages.pool_odds(len(pool[0]), POOL_SEED)
-            stages.train_unet(folder, pool, odds, empty, chosen.unet, device, initial)
+            together(chosen.processes, train_unet, folder, chosen, initial)
         else:
             export.export(folder, chosen, words, device)
 

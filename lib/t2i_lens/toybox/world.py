@@ -1,7 +1,7 @@
-"""The known world: scenes, how they are said, and how they are drawn.
+"""The known world: scenes, and how they are drawn.
 
-A scene is what a caption states and what the judge must find again. ``sample_scene`` draws a random
-one, ``caption`` says it in natural English, ``render`` draws it as a 64x64 picture.
+A scene is what a caption may state and what the judge must find again. `sample_scene` makes a
+random one, `draw` draws it as a 64x64 picture; `captions` says it.
 
 Shown in: book/toybox.md
 """
@@ -14,48 +14,74 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from t2i_lens.toybox.atlas import sprites, world_words
-from t2i_lens.toybox.placing import BOXES, PICTURE, SIGN_BOX, place
+from t2i_lens.toybox.atlas import held_out, sprites, styles_of, world_words
+from t2i_lens.toybox.placing import LATTICE, PICTURE, place
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue (BT.601)
-STYLES = ("sketch",)  # beside the icons' own
-SKETCH_SHARE = 0.12  # of the scenes without a sign
-PENCIL = (80, 80, 80)  # ink of a sketch that states no colour
 COUNTS = (0.3, 0.36, 0.22, 0.12)  # shares of one object, two, three, and a sign
 RELATIONS = ("next to", "left of", "above", "on top of", "with", "and")
-MARGIN = 1  # pixels between a drawing and its box
+TINTED, SIZED = 0.4, 0.3  # shares of things with a tint, and with a small or large size
+ONE_STYLE = 0.6  # share of the scenes of several things that are all of one style
+GROUNDED = 0.4  # share of the scenes on a coloured ground; half of these are lit from a side
+TURNED, STRETCHED = 12, 0.12  # at most, degrees and share of the height; a third of things each
+# Longer side of a drawing in pixels, by stated size, for one, two, and three things.
+SIDES = {
+    "small": ((16, 22), (16, 20), (14, 16)),
+    None: ((24, 38), (22, 32), (18, 26)),
+    "large": ((40, 52), (34, 40), (26, 30)),
+}
 SIGN = (60, 28)  # pixels
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: a noun of the world, or a sign that carries ``word``."""
+    """One object: a noun of the world, or a sign that carries `word`.
+
+    Colour None is the drawing's own colours; style None is any.
+    """
 
     noun: str
     colour: str | None = None
     size: str | None = None
     word: str | None = None
+    style: str | None = None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things; ``relation`` holds between the first two.
-
-    Background None is white; style None is the icons' own, "sketch" is pencil lines on the paper.
-    """
+    """One to three things; `relation` holds between the first two. Background None is white."""
 
     things: tuple[Thing, ...]
     relation: str | None = None
     background: str | None = None
-    style: str | None = None
+
+    @property
+    def style(self) -> str | None:
+        """The style that all things share, if there is one."""
+        shared = {thing.style for thing in self.things}
+        return shared.pop() if len(shared) == 1 else None
 
 
-def sample_thing(rng: np.random.Generator, nouns: list[str]) -> Thing:
-    """A random object: half of them coloured, three in ten with a stated size."""
+def trained_styles(noun: str) -> tuple[str, ...]:
+    """The styles in which training pictures show a noun: all it has but the held-out ones."""
+    return tuple(s for s in styles_of()[noun] if (noun, s) not in held_out())
+
+
+def sample_thing(
+    rng: np.random.Generator, noun: str, style: str | None = None, held_out_too: bool = False
+) -> Thing:
+    """A random object: some tinted, some small or large.
+
+    Args:
+        style: Taken where the noun may be drawn in it; a random one of the noun's otherwise.
+        held_out_too: Styles that training pictures do not show the noun in are allowed.
+    """
     words = world_words()
-    colour = str(rng.choice(list(words["colours"]))) if rng.random() < 0.5 else None
-    size = str(rng.choice(words["sizes"])) if rng.random() < 0.3 else None
-    return Thing(str(rng.choice(nouns)), colour, size)
+    colour = str(rng.choice(list(words["colours"]))) if rng.random() < TINTED else None
+    size = str(rng.choice(words["sizes"])) if rng.random() < SIZED else None
+    has = styles_of()[noun] if held_out_too else trained_styles(noun)
+    drawn = style if style in has else str(rng.choice(has))
+    return Thing(noun, colour, size, style=drawn)
 
 
 def sample_sign(rng: np.random.Generator) -> Thing:
@@ -65,20 +91,11 @@ def sample_sign(rng: np.random.Generator) -> Thing:
     return Thing("sign", colour, None, str(rng.choice(words["words"])))
 
 
-def _fitting(things: tuple[Thing, ...]) -> tuple[Thing, ...]:
-    """Sizes that have room: beside a large thing the other is small, of three none is large."""
-    if len(things) == 3 or any(thing.word for thing in things):
-        return tuple(replace(t, size=None) if t.size == "large" else t for t in things)
-    if len(things) == 2 and any(thing.size == "large" for thing in things):
-        other = things[0].size == "large"
-        return tuple(replace(t, size="small") if i == other else t for i, t in enumerate(things))
-    return things
-
-
 def sample_scene(
     rng: np.random.Generator,
     counts: tuple[float, float, float, float] = COUNTS,
     nouns: list[str] | None = None,
+    held_out_too: bool = False,
 ) -> Scene:
     """A random scene.
 
@@ -87,56 +104,35 @@ def sample_scene(
         counts: Probabilities of one object, two, three, and a sign (one in four of the signs
             stands beside an object).
         nouns: Nouns to draw from; the world's by default.
+        held_out_too: Held-out pairs of noun and style are allowed.
     """
-    nouns = nouns or list(world_words()["nouns"])
+    words = world_words()
+    nouns = nouns or list(words["nouns"])
     kind = rng.choice(4, p=counts)
     background = None
-    if rng.random() < 0.25:
-        background = str(rng.choice(list(world_words()["colours"])[:7]))
+    if rng.random() < GROUNDED:
+        background = str(rng.choice(list(words["colours"])[:7]))
+    shared = str(rng.choice(list(words["styles"]))) if rng.random() < ONE_STYLE else None
     if kind == 3:
         sign = sample_sign(rng)
         if rng.random() < 0.25:
-            return Scene(_fitting((sample_thing(rng, nouns), sign)), "next to", background)
+            thing = sample_thing(rng, str(rng.choice(nouns)), shared, held_out_too)
+            thing = replace(thing, size="small")
+            return Scene((thing, sign), "above", background)
         return Scene((sign,), None, background)
     picked = [str(noun) for noun in rng.choice(nouns, size=kind + 1, replace=False)]
-    things = _fitting(tuple(sample_thing(rng, [noun]) for noun in picked))
+    things = tuple(sample_thing(rng, noun, shared, held_out_too) for noun in picked)
+    if len(things) > 1 and all(thing.size == "large" for thing in things[:2]):
+        things = (things[0], replace(things[1], size=None), *things[2:])  # there is no room
     relation = str(rng.choice(RELATIONS)) if len(things) > 1 else None
-    style = "sketch" if rng.random() < SKETCH_SHARE else None
-    if style == "sketch":  # black pencil is hardly another pencil
-        things = tuple(replace(t, colour=None) if t.colour == "black" else t for t in things)
-    return Scene(things, relation, background, style)
+    return Scene(things, relation, background)
 
 
-@lru_cache(maxsize=4096)
-def _sprite(noun: str, colour: str | None, side: int, style: str | None = None) -> Image.Image:
-    """RGBA picture of a noun, longer side ``side``, tinted if a colour is stated."""
-    if style == "sketch":
-        return _sketch(_sprite(noun, None, side), colour)
-    rgba = sprites()[noun].astype(np.float32) / 255
-    if colour is not None:
-        rgba = np.concatenate([_tint(rgba[..., :3], rgba[..., 3], colour), rgba[..., 3:]], -1)
-    picture = Image.fromarray((rgba * 255).round().astype(np.uint8))
-    height, width = rgba.shape[:2]
-    scale = side / max(height, width)
-    return picture.resize(
-        (max(1, round(width * scale)), max(1, round(height * scale))), Image.LANCZOS
-    )
+def tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
+    """Map luminance to black - colour - white so that the drawing's median becomes the colour.
 
-
-def _sketch(sprite: Image.Image, colour: str | None) -> Image.Image:
-    """Edges and a little shading of a sprite as ink of one colour, transparent elsewhere."""
-    rgba = np.pad(np.asarray(sprite, np.float32) / 255, ((1, 1), (1, 1), (0, 0)))
-    luminance = rgba[..., :3] @ LUMINANCE
-    on_paper = luminance * rgba[..., 3] + 1 - rgba[..., 3]
-    edges = np.hypot(*np.gradient(on_paper)) + np.hypot(*np.gradient(rgba[..., 3]))
-    ink = np.clip(1.2 * edges + 0.5 * (1 - on_paper), 0, 1)[1:-1, 1:-1]
-    target = np.array(PENCIL if colour is None else world_words()["colours"][colour])
-    rgb = np.broadcast_to(target, (*ink.shape, 3))
-    return Image.fromarray(np.dstack([rgb, (ink * 255).round()]).astype(np.uint8))
-
-
-def _tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
-    """Map luminance to black - colour - white so that the sprite's median becomes the colour."""
+    Args: rgb, alpha: In [0, 1], `[height, width, 3]` and `[height, width]`.
+    """
     luminance = rgb @ LUMINANCE
     median = float(np.clip(np.median(luminance[alpha > 0.5]), 0.05, 0.95))
     level = luminance ** (np.log(0.6) / np.log(median))  # the median goes to 0.6
@@ -144,6 +140,29 @@ def _tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
     dark = target * np.clip(level / 0.6, 0, 1)[..., None]
     light = np.clip((level - 0.6) / 0.4, 0, 1)[..., None] * 0.75
     return dark + (1 - dark) * light * (level > 0.6)[..., None]
+
+
+@lru_cache(maxsize=8192)
+def _drawing(noun: str, style: str, colour: str | None) -> Image.Image:
+    rgba = sprites()[f"{noun}/{style}"]
+    if colour is not None:
+        parts = rgba.astype(np.float32) / 255
+        rgb = tint(parts[..., :3], parts[..., 3], colour)
+        rgba = (np.concatenate([rgb, parts[..., 3:]], -1) * 255).round().astype(np.uint8)
+    return Image.fromarray(rgba)
+
+
+def _varied(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Mirrored, turned a little, stretched a little, each or not."""
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.FLIP_LEFT_RIGHT)
+    if rng.random() < 0.33:
+        height = round(picture.height * (1 + rng.uniform(-STRETCHED, STRETCHED)))
+        picture = picture.resize((picture.width, max(1, height)), Image.BILINEAR)
+    if rng.random() < 0.33:
+        angle = float(rng.uniform(-TURNED, TURNED))
+        picture = picture.rotate(angle, Image.BICUBIC, expand=True)
+    return picture
 
 
 @lru_cache(maxsize=512)
@@ -174,16 +193,33 @@ def _pale(colour: str, share: float) -> np.ndarray:
     return (255 - (255 - rgb) * share).round().astype(int)
 
 
-def _draw_thing(thing: Thing, style: str | None) -> tuple[Image.Image, tuple[int, int]]:
-    """A thing's picture, and width and height of the box in whose middle it stands."""
-    if thing.noun == "sign":
-        return _sign(thing.word, thing.colour), SIGN_BOX
-    side = BOXES[thing.size]
-    return _sprite(thing.noun, thing.colour, side - 2 * MARGIN, style), (side, side)
+def _ground(background: str | None, rng: np.random.Generator) -> Image.Image:
+    """White, a pale colour, or a pale colour that is lit from one side."""
+    paper = (255, 255, 255) if background is None else tuple(_pale(background, 0.4))
+    canvas = np.empty((PICTURE, PICTURE, 3), np.float32)
+    canvas[:] = paper
+    if background is not None and rng.random() < 0.5:
+        angle = rng.uniform(0, 2 * np.pi)
+        ramp = np.linspace(-1, 1, PICTURE, dtype=np.float32)
+        light = np.cos(angle) * ramp[None, :] + np.sin(angle) * ramp[:, None]
+        canvas += (255 - canvas) * (0.4 * np.clip(light, -1, 1))[..., None]
+    return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8))
+
+
+def _shrunk(picture: Image.Image, side: float) -> Image.Image:
+    scale = side / max(picture.size)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    return picture.resize((width, height), Image.LANCZOS)
+
+
+def _room(picture: Image.Image) -> tuple[int, int]:
+    """Width and height of a drawing's box: whole steps of the lattice, at most the picture's."""
+    width, height = (min(PICTURE, -(-side // LATTICE) * LATTICE) for side in picture.size)
+    return width, height
 
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The picture of ``draw`` without its boxes: uint8 ``[64, 64, 3]``, sRGB."""
+    """The picture of `draw` without its boxes: uint8 `[64, 64, 3]`, sRGB."""
     return draw(scene, rng)[0]
 
 
@@ -191,23 +227,41 @@ def draw(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     """Draw a scene.
 
     Args:
-        scene: What to draw; nouns may also be wide nouns or held-out concepts.
-        rng: Placement.
+        scene: What to draw; nouns may also be wide nouns or held-out objects. A thing without a
+            style is drawn in a random one in which the world shows it.
+        rng: Style if none is stated, side within the stated size, mirroring, turning, stretching,
+            place and light.
     Returns:
-        Picture uint8 ``[64, 64, 3]``, sRGB, and each thing's box in pixels ``[thing, 4]`` as
+        Picture uint8 `[64, 64, 3]`, sRGB, and each thing's box in pixels `[thing, 4]` as
         (left, top, right, bottom).
     """
-    paper = (255, 255, 255) if scene.background is None else tuple(_pale(scene.background, 0.4))
-    canvas = Image.new("RGB", (PICTURE, PICTURE), paper)
-    pictures, rooms = zip(*(_draw_thing(thing, scene.style) for thing in scene.things), strict=True)
+    canvas = _ground(scene.background, rng)
+    signs = any(thing.noun == "sign" for thing in scene.things)
+    pictures, sides = [], []
+    for thing in scene.things:
+        if thing.noun == "sign":
+            pictures.append(_sign(thing.word, thing.colour))
+            sides.append(SIGN[0])
+            continue
+        style = thing.style or str(rng.choice(trained_styles(thing.noun)))
+        pictures.append(_varied(_drawing(thing.noun, style, thing.colour), rng))
+        low, high = SIDES[thing.size][2 if signs else len(scene.things) - 1]
+        sides.append(int(rng.integers(low, high + 1)))
+    relation = "above" if signs and len(scene.things) > 1 else scene.relation
+    corners = None
+    while corners is None:  # where there is no room, all drawings become a little smaller
+        drawn = [
+            picture if thing.noun == "sign" else _shrunk(picture, side)
+            for thing, picture, side in zip(scene.things, pictures, sides, strict=True)
+        ]
+        corners = place([_room(picture) for picture in drawn], relation, rng)
+        sides = [max(8, side - 2) for side in sides]
     boxes = []
-    for picture, room, (x, y) in zip(
-        pictures, rooms, place(rooms, scene.relation, rng), strict=True
-    ):
-        width, height = picture.size
-        left, top = x + (room[0] - width) // 2, y + (room[1] - height) // 2
+    for picture, (x, y) in zip(drawn, corners, strict=True):
+        width, height = _room(picture)
+        left, top = x + (width - picture.width) // 2, y + (height - picture.height) // 2
         canvas.paste(picture, (left, top), picture)
-        boxes.append((left, top, left + width, top + height))
+        boxes.append((left, top, left + picture.width, top + picture.height))
     return np.asarray(canvas), np.array(boxes)
 
 
@@ -215,7 +269,7 @@ def gradient_map(picture: np.ndarray, stops: list[list[int]]) -> np.ndarray:
     """Colour scheme of a picture: its luminance, dark to light, mapped to evenly spaced colours.
 
     Args:
-        picture: uint8 ``[height, width, 3]``, sRGB.
+        picture: uint8 `[height, width, 3]`, sRGB.
         stops: At least two colours, sRGB 0..255.
     """
     luminance = picture.astype(np.float32) @ LUMINANCE
