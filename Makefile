@@ -66,8 +66,8 @@ doses: $(READY) ## draw every learned token at several steps of its training; sa
 	@$(BIN)/t2i-lens doses
 
 bench: $(READY) ## time sampling, textual inversion and capture on this machine; keep it quiet
-	$(BIN)/python -m t2i_lens.bench
-	$(BIN)/python -m t2i_lens.bench_capture
+	cd lib && ../$(BIN)/python -m benchmarks.bench
+	cd lib && ../$(BIN)/python -m benchmarks.bench_capture
 
 record: $(READY) ## accept what the notebooks measure as the record to compare with
 	@$(BIN)/t2i-lens record

@@ -40,7 +40,7 @@ class Project:
         )
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.python("-m", "t2i_lens.cli", *arguments)
+        return self.python("-m", "t2i_lens.study.cli", *arguments)
 
     def notebook(self, name: str, *cells: str, parameters: str = "") -> Path:
         """Write a notebook of code cells that leaves what the driver expects of a run."""

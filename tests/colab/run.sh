@@ -36,12 +36,12 @@ echo "$(wc -l <before) packages stand, the library adds: $(comm -13 before after
 # The runner, which Colab does not need.
 "$python" -m pip install -q --progress-bar off -c before papermill
 cd token-takeover/notebooks
-"$python" -m t2i_lens.cli run "$chapter"
+"$python" -m t2i_lens.study.cli run "$chapter"
 "$python" - "$chapter" <<'CLAIMS'
 import json
 import sys
 
-from t2i_lens.paths import BUILD
+from t2i_lens.base.paths import BUILD
 
 (folder,) = (BUILD / "trials").glob(f"{sys.argv[1]}-*")
 run = json.loads((folder / "run.json").read_text())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from t2i_lens.book import RECORDED
-from t2i_lens.claims import load_claims, load_records
-from t2i_lens.execute import chapters
-from t2i_lens.paths import ROOT
+from t2i_lens.base.paths import ROOT
+from t2i_lens.study.book import RECORDED
+from t2i_lens.study.claims import load_claims, load_records
+from t2i_lens.study.execute import chapters
 
 pytestmark = pytest.mark.notebooks
 

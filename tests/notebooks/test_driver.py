@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from t2i_lens.paths import ROOT
+from t2i_lens.base.paths import ROOT
 
 pytestmark = pytest.mark.notebooks
 
@@ -75,7 +75,7 @@ def test_only_what_depends_on_a_changed_function_is_executed_again(project, tmp_
     project.notebook("02_apart", "1 + 1")
     for name in ("01_tiny", "02_apart"):
         assert project.cli("run", name).returncode == 0
-    metrics = library / "t2i_lens" / "metrics.py"
+    metrics = library / "t2i_lens" / "stats" / "metrics.py"
     metrics.write_text(metrics.read_text() + "\nCHANGED = True\n")
     assert "changed" in project.cli("run", "01_tiny").stdout
     assert "is up to date" in project.cli("run", "02_apart").stdout
@@ -123,9 +123,9 @@ def test_the_book_holds_the_glued_number_and_the_scoreboard(recorded):
     assert "B01" in (site / "scoreboard.html").read_text()
 
 
-LOAD = "from t2i_lens import profiles\npipe = profiles.load(profiles.get('toybox'))"
+LOAD = "from t2i_lens.models import profiles\npipe = profiles.load(profiles.get('toybox'))"
 ATTACH = (
-    "from dataclasses import replace\nimport torch\nfrom t2i_lens import embeddings\n"
+    "from dataclasses import replace\nimport torch\nfrom t2i_lens.inversion import embeddings\n"
     "token = embeddings.load(next(path for path in SHIPPED.iterdir() if path.is_dir()))\n"
     "embeddings.attach(pipe, replace(token, embedding=torch.zeros(1, 3)))"
 )

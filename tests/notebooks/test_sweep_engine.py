@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from t2i_lens.sweep import ENGINE
+from t2i_lens.study.sweep import ENGINE
 
 INSTALLED = shutil.which("snakemake", path=os.pathsep.join([str(ENGINE), os.environ["PATH"]]))
 

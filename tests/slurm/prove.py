@@ -80,7 +80,7 @@ def main(work: Path) -> None:
     grid.write_text(GRID)
     environment = os.environ | {"T2I_LENS_ROOT": str(project.root), "NO_COLOR": "1"}
     environment |= {"PYTHONPATH": str(REPOSITORY / "lib")}
-    command = [sys.executable, "-m", "t2i_lens.cli", "sweep", str(grid), *SLURM]
+    command = [sys.executable, "-m", "t2i_lens.study.cli", "sweep", str(grid), *SLURM]
     folder = project.build / "sweeps" / "share"
 
     began = time.monotonic()

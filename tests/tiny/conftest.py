@@ -13,7 +13,7 @@ from diffusers import (
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from t2i_lens.embeddings import Concept
+from t2i_lens.inversion.embeddings import Concept
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WORDS = "photo man friend toy red blue chair cat dog frog next with the a to on of and good".split()

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from t2i_lens import bench, inversion
-from t2i_lens.inversion_data import InversionConfig
-from t2i_lens.plain_inversion import train_plainly
+from benchmarks import bench
+from benchmarks.plain_inversion import train_plainly
+from t2i_lens.inversion import training
+from t2i_lens.inversion.training_data import InversionConfig
 
 CONFIG = InversionConfig(steps=3, learning_rate=1e-2, batch_size=2)
 
@@ -27,7 +28,7 @@ def test_the_plain_loop_moves_one_row_and_no_other_weight(pipe, make_concept):
 def test_the_plain_loop_and_ours_move_a_row_equally_far(pipe, make_concept):
     """Different draws, one optimiser: the same length of the way, roughly, from the same start."""
     concept, longer = make_concept("pinata"), InversionConfig(30, 1e-2, 2)
-    (ours,) = inversion.train(pipe, [concept], longer, progress=False)
+    (ours,) = training.train(pipe, [concept], longer, progress=False)
     plain = train_plainly(pipe, concept, longer)
     start = torch.as_tensor(ours.trajectory["vector"].iloc[0])
     ways = [(row[0] - start).norm() for row in (ours.embedding, plain)]

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from t2i_lens import bench_capture, pages
-from t2i_lens.bench_capture import REDUCED
-from t2i_lens.capture_tools import NONE, TOOLS, denoise, held_after, operations, random_pipeline
+from benchmarks import bench_capture
+from benchmarks.bench_capture import REDUCED
+from benchmarks.capture_tools import NONE, TOOLS, denoise, held_after, operations, random_pipeline
+from t2i_lens.study import pages
 
 OURS = [name for name in TOOLS if name.startswith("t2i_lens")]
 

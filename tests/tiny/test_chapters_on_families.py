@@ -16,29 +16,33 @@ import torch
 from families import FAMILIES
 from test_judged_arms import BrightnessJudge
 
-from t2i_lens import (
+from t2i_lens.base.lazy import Lazy
+from t2i_lens.base.paths import ROOT
+from t2i_lens.experiments import (
+    binding,
     destruction,
     dominance,
     dose,
-    embedding_table,
     factorial,
     first_layer,
     growth,
     key_predictions,
-    localize,
     map_similarity,
     prompt_attention,
     rotation,
-    text_binding,
-    text_editing,
+    sign_editing,
 )
-from t2i_lens.edits import Inject, Scale, Value
-from t2i_lens.embeddings import Inversion, attach_rows
-from t2i_lens.execute import NOTEBOOKS
-from t2i_lens.sampling import generate, text_states
-from t2i_lens.store import Lazy
-from t2i_lens.tokens import encode, text_towers
+from t2i_lens.inversion import embedding_table
+from t2i_lens.inversion.embeddings import Inversion, attach_rows
+from t2i_lens.methods import localisation
+from t2i_lens.models.tokens import encode, text_towers
+from t2i_lens.probes.edits import Inject, Scale, Value
+from t2i_lens.probes.sampling import generate, text_states
+from t2i_lens.study.execute import NOTEBOOKS
 
+LIBRARY = ROOT / "lib"
+# Made for the toybox's pipeline alone.
+TOYBOX = ("t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.")
 WORD, VECTORS = "<t>", 2
 PROMPTS = [
     {"text": "a {} next to a man", "context": ["man"]},
@@ -85,8 +89,8 @@ def with_token(pipe, concept):
 
 
 def injected(pipe):
-    settings = localize.single_layers(localize.layer_sizes(pipe)["path"].tolist())
-    return localize.draw_settings(pipe, [("a red toy", "a blue chair")], settings, [0], **FEW)
+    settings = localisation.single_layers(localisation.layer_sizes(pipe)["path"].tolist())
+    return localisation.draw_settings(pipe, [("a red toy", "a blue chair")], settings, [0], **FEW)
 
 
 # By the function that a notebook calls.
@@ -126,8 +130,8 @@ CASES = {
     "key_predictions.measure_shares": lambda p: key_predictions.measure_shares(
         p, ARMS, PROMPTS, [0], **FEW
     ),
-    "localize.draw_settings": injected,
-    "localize.layer_sizes": localize.layer_sizes,
+    "localisation.draw_settings": injected,
+    "localisation.layer_sizes": localisation.layer_sizes,
     "map_similarity.measure_maps": lambda p: map_similarity.measure_maps(p, PAIRS, [0], **FEW),
     "prompt_attention.read_patterns": lambda p: prompt_attention.read_patterns(p, SENTENCES),
     "prompt_attention.read_untrained_patterns": lambda p: prompt_attention.read_untrained_patterns(
@@ -136,16 +140,16 @@ CASES = {
     "rotation.slot_attention": lambda p: rotation.slot_attention(
         p, rotation.turned(arm(), rows(p)[0], [0.0, 1.0], path="random"), PROMPTS
     ),
-    "text_binding.matrices": lambda p: text_binding.matrices(p, SENTENCES[0]),
-    "text_binding.read_pairs": lambda p: text_binding.read_pairs(p, PAIRS),
-    "text_binding.read_untrained_pairs": lambda p: text_binding.read_untrained_pairs(p, PAIRS, 1),
-    "text_binding.sink_outputs": lambda p: text_binding.sink_outputs(p, SENTENCES),
-    "text_editing.edits": lambda p: text_editing.edits(p, SIGNS, [0, 1], [0, 1], **FEW),
+    "binding.matrices": lambda p: binding.matrices(p, SENTENCES[0]),
+    "binding.read_pairs": lambda p: binding.read_pairs(p, PAIRS),
+    "binding.read_untrained_pairs": lambda p: binding.read_untrained_pairs(p, PAIRS, 1),
+    "binding.sink_outputs": lambda p: binding.sink_outputs(p, SENTENCES),
+    "sign_editing.edits": lambda p: sign_editing.edits(p, SIGNS, [0, 1], [0, 1], **FEW),
 }
 # What a family cannot do is said in one line.
 DRAWING = [
     name for name in CASES
-    if name.startswith(("dominance.", "key_predictions.", "localize.", "text_editing."))
+    if name.startswith(("dominance.", "key_predictions.", "localisation.", "sign_editing."))
     or name.split(".")[1] in ("draw", "draw_arms", "judge_arms", "measure", "measure_maps")
 ]  # fmt: skip
 REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name in DRAWING} | {
@@ -155,7 +159,7 @@ REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name i
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("destruction.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",
     ("destruction.with_tokens", "sd3"): r"width 32, the model needs 32 \+ 32",
-    ("text_editing.edits", "sdxl"): "StableDiffusionXLPipeline",
+    ("sign_editing.edits", "sdxl"): "StableDiffusionXLPipeline",
 }
 # No gradient before the first step; no map of a head that a layer does not have.
 PARTLY_UNDEFINED = ("growth.", "key_predictions.measure_keys", "map_similarity.")
@@ -197,20 +201,23 @@ def test_it_runs_on_the_family_or_is_refused_in_one_line(pipes, make_concept, na
     for value in found.values():
         finite = np.isfinite(value)
         assert finite.all() or (name.startswith(PARTLY_UNDEFINED) and finite.mean() >= 0.5)
-    if name not in ("destruction.with_tokens", "localize.layer_sizes"):
+    if name not in ("destruction.with_tokens", "localisation.layer_sizes"):
         assert any(np.nanmax(value) > np.nanmin(value) for value in found.values())
 
 
 def called(file):
-    """Functions of the library that a notebook names, as `module.function`."""
+    """Functions of the library that a notebook names, with their whole path."""
     cells = [c for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "code"]
     nodes = [n for c in cells for n in ast.walk(ast.parse("".join(c["source"])))]
     modules, found = {}, set()
     for node in nodes:
-        if isinstance(node, ast.ImportFrom) and node.module == "t2i_lens":
-            modules |= {alias.asname or alias.name: alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("t2i_lens."):
-            found |= {f"{node.module.removeprefix('t2i_lens.')}.{a.name}" for a in node.names}
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("t2i_lens."):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if (LIBRARY / name.replace(".", "/")).with_suffix(".py").exists():
+                    modules[alias.asname or alias.name] = name
+                else:
+                    found.add(name)
     for node in nodes:
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in modules:
             found.add(f"{modules[node.value.id]}.{node.attr}")
@@ -219,7 +226,7 @@ def called(file):
 
 def takes_a_pipeline(name):
     module, function = name.rsplit(".", 1)
-    value = getattr(importlib.import_module(f"t2i_lens.{module}"), function)
+    value = getattr(importlib.import_module(module), function)
     if not inspect.isfunction(value):
         return False
     first = next(iter(inspect.signature(value).parameters.values()), None)
@@ -230,8 +237,9 @@ def takes_a_pipeline(name):
 def test_every_function_that_a_chapter_gives_a_pipeline_to_is_tried():
     names = set().union(*(called(file) for file in NOTEBOOKS.glob("*.ipynb")))
     # The toybox's own are for the toybox's pipeline alone.
-    names = {name for name in names if not name.startswith("toybox")}
-    assert {name for name in names if takes_a_pipeline(name)} <= set(CASES)
+    names = {name for name in names if not name.startswith(TOYBOX)}
+    tried = {".".join(name.split(".")[-2:]) for name in names if takes_a_pipeline(name)}
+    assert tried <= set(CASES)
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd21", "sdxl"])

@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from tiny_hub import WIDTH, make_hub
 
-from t2i_lens.claims import load_claims
-from t2i_lens.manifest import NAME
-from t2i_lens.paths import DATA, ROOT
-from t2i_lens.support import load_support
+from t2i_lens.base.paths import DATA, ROOT
+from t2i_lens.study.claims import load_claims
+from t2i_lens.study.manifest import NAME
+from t2i_lens.study.support import load_support
 
 pytestmark = pytest.mark.notebooks
 
@@ -53,17 +53,18 @@ CASES = [(name, p) for name in FEW for p in MODELS if p in SUPPORT[name]["profil
 TRAIN = """
 import sys
 from dataclasses import replace
-from t2i_lens import cli, inversion_plan
+from t2i_lens.inversion import training_plan
+from t2i_lens.study import cli
 if __name__ == "__main__":
     recipe = inversion_plan.recipe("sd15")
     inversion_plan.RECIPES["sd15"] = replace(recipe, steps=10, record_every=1, batch_size=1)
-    inversion_plan.TOGETHER["sd15"] = 12
+    training_plan.TOGETHER["sd15"] = 12
     cli.main()
 """
 EXECUTE = """
 import json, sys
 from rich.console import Console
-from t2i_lens import execute
+from t2i_lens.study import execute
 if __name__ == "__main__":
     jobs = [execute.trial(execute.find(name), p) for name, p in json.loads(sys.argv[1])]
     execute.execute(jobs, Console(stderr=True))
@@ -105,7 +106,7 @@ def measured(user):
     assert "runs to train: about" in user(str(script), "invert", "--profile", PROFILE, *chosen)
     rows = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.1
     safetensors.torch.save_file({"<brought>": rows}, user.home / "brought.safetensors")
-    command = ["-m", "t2i_lens.cli"]
+    command = ["-m", "t2i_lens.study.cli"]
     user(*command, "embeddings", "add", "brought.safetensors", "--class-word", "dog")
     user(*command, "doses", "--profile", PROFILE, "--share", "0.4")
     # What is the user's is not the project's data.

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from t2i_lens.prompt_sets import SignPrompt, load_signs, read_words
-from t2i_lens.text_metrics import true_error
-from t2i_lens.toybox import contents
+from t2i_lens.experiments import contents
+from t2i_lens.experiments.prompt_sets import SignPrompt, load_signs, read_words
+from t2i_lens.stats.sign_metrics import true_error
 from t2i_lens.toybox.judge import load_judge
 from t2i_lens.toybox.world import Scene, Thing, render
 

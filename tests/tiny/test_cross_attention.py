@@ -8,10 +8,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from t2i_lens import attention_kernels
-from t2i_lens.capture_tools import eager_cross_attention, operations
-from t2i_lens.cross_attention import Keep, attention_pattern, record
-from t2i_lens.heat_maps import (
+from benchmarks.capture_tools import eager_cross_attention, operations
+from t2i_lens.models.tokens import encode
+from t2i_lens.probes import attention_kernels
+from t2i_lens.probes.cross_attention import Keep, attention_pattern, record
+from t2i_lens.probes.heat_maps import (
     daam_norm_cap,
     daam_norms,
     heat_map,
@@ -19,9 +20,8 @@ from t2i_lens.heat_maps import (
     renormalised,
     token_shares,
 )
-from t2i_lens.hooks import cross_attention_layers, observed_cross_attention, short_name
-from t2i_lens.sampling import generate
-from t2i_lens.tokens import encode
+from t2i_lens.probes.sampling import generate
+from t2i_lens.probes.unet_hooks import cross_attention_layers, observed_cross_attention, short_name
 
 PROMPTS = ["a cat", "a red toy next to a man"]
 QUICK = {"num_inference_steps": 3, "guidance_scale": 5.0}

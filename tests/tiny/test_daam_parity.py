@@ -8,10 +8,10 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from t2i_lens import profiles
-from t2i_lens.cross_attention import Keep, record
-from t2i_lens.heat_maps import heat_map, heat_maps
-from t2i_lens.tokens import add_placeholder, encode
+from t2i_lens.models import profiles
+from t2i_lens.models.tokens import add_placeholder, encode
+from t2i_lens.probes.cross_attention import Keep, record
+from t2i_lens.probes.heat_maps import heat_map, heat_maps
 
 PROMPT = "a red toy next to a man"
 # daam's kernel is eager, ours runs beside the model's own: float32 noise in sums of

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import dose
-from t2i_lens.store import Lazy, Store
+from t2i_lens.base.lazy import Lazy
+from t2i_lens.experiments import dose
+from t2i_lens.study.store import Store
 
 PROMPTS = [
     {"text": "a {} next to a man", "context": ["man"]},
@@ -109,14 +110,14 @@ def test_numbers_belong_to_their_own_picture(shared_pipe, table, measured):
     last = dose.arms(table[2:3])
     alone = dose.measure(shared_pipe, BrightnessJudge(), last, PROMPTS[1:], [1], **FEW)
     assert len(alone) == 1
-    assert set(dose.compare(alone, measured)) == set(dose.TOLERANCES)
+    assert set(dose.compare_doses(alone, measured)) == set(dose.TOLERANCES)
 
 
 def test_a_table_that_differs_or_lacks_a_picture_is_refused(measured):
     with pytest.raises(ValueError, match="doubt differs by 0.2 from the table"):
-        dose.compare(measured.assign(doubt=measured["doubt"] + 0.2), measured)
+        dose.compare_doses(measured.assign(doubt=measured["doubt"] + 0.2), measured)
     with pytest.raises(ValueError, match="1 of 12 pictures are not in the table"):
-        dose.compare(measured, measured[1:])
+        dose.compare_doses(measured, measured[1:])
 
 
 def test_what_was_done_is_not_done_again(shared_pipe, table, tmp_path, monkeypatch):

@@ -9,18 +9,18 @@ import torch
 import yaml
 from PIL import Image
 
-from t2i_lens import inversion
-from t2i_lens.embeddings import Inversion, attach, load, load_concepts, save
-from t2i_lens.inversion_data import InversionConfig
-from t2i_lens.sampling import text_states
-from t2i_lens.tokens import encode
+from t2i_lens.inversion import training
+from t2i_lens.inversion.embeddings import Inversion, attach, load, load_concepts, save
+from t2i_lens.inversion.training_data import InversionConfig
+from t2i_lens.models.tokens import encode
+from t2i_lens.probes.sampling import text_states
 
 
 @pytest.fixture(scope="session")
 def trained(shared_pipe, make_concept):
     config = InversionConfig(3, 5e-3, 2, num_vectors=2, record_every=1)
     concept = make_concept("pinata", "<cat-toy>")
-    return inversion.train(shared_pipe, [concept], config, False, fingerprint="tiny@123")[0]
+    return training.train(shared_pipe, [concept], config, False, fingerprint="tiny@123")[0]
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from t2i_lens import factorial
-from t2i_lens.destruction import draw_arms
-from t2i_lens.text_attention import read_text
+from t2i_lens.experiments import factorial
+from t2i_lens.experiments.destruction import draw_arms
+from t2i_lens.probes.text_attention import read_prompts
 
 PROMPTS = [{"text": "a {} next to a man"}, {"text": "a red {} and a friend"}]
 FEW = {"num_inference_steps": 2, "guidance_scale": 3.0}
@@ -47,7 +47,9 @@ def test_the_words_own_row_is_drawn_as_the_word_itself_free_and_forced(shared_pi
 
 
 def test_forced_the_slot_attends_as_the_word_does(shared_pipe, drawn):
-    reading = read_text(shared_pipe, ["a toy next to a man", "a red toy and a friend"], layers=[0])
+    reading = read_prompts(
+        shared_pipe, ["a toy next to a man", "a red toy and a friend"], layers=[0]
+    )
     own = [reading.patterns[i, 0, :, slot, slot].mean().item() for i, slot in ((0, 2), (1, 3))]
     # Sums in float32 over batches of another size.
     np.testing.assert_allclose(drawn["attention"][:, 1], np.tile(own, (6, 1)), rtol=1e-4)

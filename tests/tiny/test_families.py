@@ -9,11 +9,11 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, IFPipeline
 from diffusers.models.attention_processor import Attention
 from families import FAMILIES, tiny_sdxl
 
-from t2i_lens import profiles
-from t2i_lens.architectures import denoiser, text_layers
-from t2i_lens.embeddings import attach_rows
-from t2i_lens.sampling import generate, text_states
-from t2i_lens.tokens import add_placeholder, encode_with
+from t2i_lens.inversion.embeddings import attach_rows
+from t2i_lens.models import profiles
+from t2i_lens.models.architectures import denoiser, text_layers
+from t2i_lens.models.tokens import add_placeholder, encode_with
+from t2i_lens.probes.sampling import generate, text_states
 
 LAYERS = {"sd21": 4, "sdxl": 8, "sd3": 3}
 STEPS = 3

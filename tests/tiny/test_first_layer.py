@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_lens import first_layer, prompt_attention
-from t2i_lens.edits import Swap, Value
-from t2i_lens.text_attention import read_text
-from t2i_lens.text_hooks import layer_weights, text_core
+from t2i_lens.experiments import first_layer, prompt_attention
+from t2i_lens.probes.edits import Swap, Value
+from t2i_lens.probes.text_attention import read_prompts
+from t2i_lens.probes.text_encoder_hooks import layer_weights, text_core
 
 PROMPT, POSITION = "a toy next to a man", 2
 # Random weights of a fresh encoder are small; grown, scores are of the size of trained ones.
@@ -36,7 +36,7 @@ def rows(count=5, width=32, scale=0.3):
 
 def split(pipe, prompt=PROMPT):
     """Parts of every place of a prompt, in 64 bits, with the encoder's own reading."""
-    reading = read_text(pipe, [prompt], layers=[0])
+    reading = read_prompts(pipe, [prompt], layers=[0])
     weights = layer_weights(pipe.text_encoder)
     tokens = text_core(pipe.text_encoder).embeddings.token_embedding.weight.detach()
     ids = list(reading.rows[0].ids)
@@ -87,7 +87,7 @@ def test_a_placed_row_attends_as_in_the_encoder(lively_pipe):
     some = rows()
     placed = first_layer.place_rows(lively_pipe, PROMPT, POSITION, some)
     edits = [[Swap(Value("row", torch.from_numpy(r)), positions=(POSITION,))] for r in some]
-    reading = read_text(lively_pipe, [PROMPT] * len(some), layers=[0], edits=edits)
+    reading = read_prompts(lively_pipe, [PROMPT] * len(some), layers=[0], edits=edits)
     measured = reading.patterns[:, 0, :, POSITION, : POSITION + 1].numpy()
     assert measured.std() > 0.1
     np.testing.assert_allclose(placed["attention"], measured, **CLOSE)
@@ -153,7 +153,7 @@ def test_a_probe_needs_tokens_to_be_tested_on(shared_pipe):
 def test_read_patterns_are_the_encoders_and_end_at_the_last_eos(shared_pipe):
     prompts = [PROMPT, "a man"]
     found = prompt_attention.read_patterns(shared_pipe, prompts)
-    reading = read_text(shared_pipe, prompts)
+    reading = read_prompts(shared_pipe, prompts)
     np.testing.assert_array_equal(found["eos"], [7, 3])
     assert found["patterns"].shape == (2, 2, 4, 8, 8)
     np.testing.assert_array_equal(found["patterns"], reading.patterns[..., :8, :8].numpy())

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import growth
-from t2i_lens.inversion import train
-from t2i_lens.inversion_data import InversionConfig
-from t2i_lens.metrics import predicted_norm
+from t2i_lens.experiments import growth
+from t2i_lens.inversion.training import train
+from t2i_lens.inversion.training_data import InversionConfig
+from t2i_lens.stats.metrics import predicted_norm
 
 STEPS = np.array([0, 25, 100, 400])
 PLAIN = {"learning_rate": 5e-3, "weight_decay": 1e-2}
@@ -84,11 +84,11 @@ def test_the_first_steps_made_anew_are_those_of_the_whole(shared_pipe, make_conc
     concept, config = make_concept("pinata"), kept.config
     again = growth.first_steps(shared_pipe, concept, config, 20)
     assert again["step"].tolist() == [0, 10, 20]
-    found = growth.compare(again, kept.trajectory)
+    found = growth.compare_trajectories(again, kept.trajectory)
     # In float32 another batch rounds in the seventh digit.
     assert found["norm"] < 1e-4 and found["cosine"] > 0.9999
     with pytest.raises(ValueError, match="differs from the one kept"):
-        growth.compare(again, trained["rate"].trajectory)
+        growth.compare_trajectories(again, trained["rate"].trajectory)
     moved = again.assign(vector=[row + 1 for row in again["vector"]])
     with pytest.raises(ValueError, match="start apart"):
-        growth.compare(moved, kept.trajectory)
+        growth.compare_trajectories(moved, kept.trajectory)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from t2i_lens import dominance
-from t2i_lens.edits import Scale
+from t2i_lens.experiments import dominance
+from t2i_lens.probes.edits import Scale
 
 PROMPTS = [{"text": "a {} next to a man"}, {"text": "a red {} and a friend"}]
 FEW = {"num_inference_steps": 2, "guidance_scale": 3.0}

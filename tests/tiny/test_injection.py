@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_lens.cross_attention import Keep, record
-from t2i_lens.edits import Inject, Scale, Slerp, Value
-from t2i_lens.hooks import cross_attention_layers, edited_cross_attention
-from t2i_lens.sampling import generate, text_states
-from t2i_lens.tokens import encode
+from t2i_lens.models.tokens import encode
+from t2i_lens.probes.cross_attention import Keep, record
+from t2i_lens.probes.edits import Inject, Scale, Slerp, Value
+from t2i_lens.probes.sampling import generate, text_states
+from t2i_lens.probes.unet_hooks import cross_attention_layers, edited_cross_attention
 
 PROMPT, OTHER = "a cat", "a red toy next to a man"
 QUICK = {"num_inference_steps": 3, "guidance_scale": 5.0}

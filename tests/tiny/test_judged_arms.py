@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from t2i_lens import destruction
-from t2i_lens.edits import Force, Scale, Value
-from t2i_lens.embedding_table import read_table
-from t2i_lens.embeddings import Inversion
-from t2i_lens.store import Lazy
+from t2i_lens.base.lazy import Lazy
+from t2i_lens.experiments import destruction
+from t2i_lens.inversion.embedding_table import read_table
+from t2i_lens.inversion.embeddings import Inversion
+from t2i_lens.probes.edits import Force, Scale, Value
 
 PROMPTS = [
     {"text": "a {} next to a man", "context": ["man"]},

@@ -11,9 +11,11 @@ from transformers import (
     Owlv2Processor,
 )
 
-from t2i_lens import embedding_files, judges, profiles
-from t2i_lens.destruction import FOUND, Judge
-from t2i_lens.embedding_files import LearnedToken
+from t2i_lens.inversion import published_files
+from t2i_lens.inversion.published_files import LearnedToken
+from t2i_lens.judging import judges
+from t2i_lens.judging.protocols import FOUND, Judge
+from t2i_lens.models import profiles
 from t2i_lens.toybox import tokenizer
 from t2i_lens.toybox.judge import Judge as ToyboxJudge
 from t2i_lens.toybox.likeness import PictureEye, likeness
@@ -62,12 +64,12 @@ def test_a_learned_concept_is_looked_for_by_its_class_word(detector):
 
 
 def test_the_nouns_are_those_of_prompts_and_of_the_profiles_own_tokens(tmp_path, monkeypatch):
-    for module in (judges, embedding_files):
+    for module in (judges, published_files):
         monkeypatch.setattr(module, "folder_of", lambda profile: tmp_path / profile)
     assert "bicycle" in judges.nouns_of("sd15") and "gizmo" not in judges.nouns_of("sd15")
     for name, class_word in {"<my-gizmo>": "gizmo", "<fox>": "dog"}.items():
         token = LearnedToken(name, (torch.ones(1, 4),), "diffusers")
-        embedding_files.add_tokens([token], class_word, "sd15", "mine.bin")
+        published_files.add_tokens([token], class_word, "sd15", "mine.bin")
     nouns = judges.nouns_of("sd15")
     assert nouns["my_gizmo"] == nouns["gizmo"] == "gizmo"
     assert nouns["fox"] == "fox"  # prompts ask for it: not for any dog

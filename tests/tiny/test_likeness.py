@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2i_lens.embeddings import load_concepts
+from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.toybox import likeness
 
 

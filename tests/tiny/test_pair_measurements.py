@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_lens import key_predictions, map_similarity, text_binding
-from t2i_lens.cross_attention import Keep, record
-from t2i_lens.heat_maps import token_shares
-from t2i_lens.hooks import cross_attention_layers
-from t2i_lens.sampling import generate, text_states
-from t2i_lens.text_attention import read_text, tsam_matrix, tsam_matrix_as_released
-from t2i_lens.word_pairs import word_pairs
+from t2i_lens.experiments import binding, key_predictions, map_similarity
+from t2i_lens.experiments.word_pairs import word_pairs
+from t2i_lens.probes.cross_attention import Keep, record
+from t2i_lens.probes.heat_maps import token_shares
+from t2i_lens.probes.sampling import generate, text_states
+from t2i_lens.probes.text_attention import read_prompts, tsam_matrix, tsam_matrix_as_released
+from t2i_lens.probes.unet_hooks import cross_attention_layers
 
 PROMPTS = [
     {"text": "a red cat and a blue chair",
@@ -47,8 +47,8 @@ def test_a_word_of_several_pieces_stands_at_its_last(shared_pipe):
 
 
 def test_pairs_are_the_entries_of_t_and_of_the_embeddings(shared_pipe):
-    pairs = text_binding.read_pairs(shared_pipe, PROMPTS, batch_size=1)
-    reading = read_text(shared_pipe, [p["text"] for p in PROMPTS])
+    pairs = binding.read_pairs(shared_pipe, PROMPTS, batch_size=1)
+    reading = read_prompts(shared_pipe, [p["text"] for p in PROMPTS])
     for name, make in {"paper": tsam_matrix, "released": tsam_matrix_as_released}.items():
         matrix = make(reading.patterns[0], reading.rows[0].eos)
         # chair looks at red: positions 7 and 2, BOS dropped.
@@ -57,11 +57,11 @@ def test_pairs_are_the_entries_of_t_and_of_the_embeddings(shared_pipe):
     expected = torch.cosine_similarity(states[2], states[5], dim=0).item()
     assert pairs["cosine"][-1] == pytest.approx(expected, abs=1e-5)
     every = np.ones(pairs["to_key"].shape[1:], dtype=bool)
-    np.testing.assert_allclose(text_binding.of_heads(pairs, every), pairs["paper"], rtol=1e-4)
+    np.testing.assert_allclose(binding.of_heads(pairs, every), pairs["paper"], rtol=1e-4)
 
 
 def test_matrices_of_a_sentence_have_its_words(shared_pipe):
-    found = text_binding.matrices(shared_pipe, PROMPTS[1]["text"])
+    found = binding.matrices(shared_pipe, PROMPTS[1]["text"])
     assert found["pieces"].tolist() == ["a", "dog", "and", "a", "frog"]
     np.testing.assert_allclose(found["released"].sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(found["cosine"].diagonal(), 1, rtol=1e-5)
@@ -69,19 +69,19 @@ def test_matrices_of_a_sentence_have_its_words(shared_pipe):
 
 def test_an_untrained_encoder_is_another_one_and_the_first_is_left_alone(shared_pipe):
     before = shared_pipe.text_encoder.get_input_embeddings().weight.clone()
-    first = text_binding.read_pairs(shared_pipe, PROMPTS)
-    other = text_binding.read_untrained_pairs(shared_pipe, PROMPTS, seed=5)
+    first = binding.read_pairs(shared_pipe, PROMPTS)
+    other = binding.read_untrained_pairs(shared_pipe, PROMPTS, seed=5)
     assert not np.allclose(first["paper"], other["paper"], atol=1e-6)
     assert torch.equal(before, shared_pipe.text_encoder.get_input_embeddings().weight)
 
 
 def test_head_outputs_are_those_of_the_encoder(shared_pipe):
-    reading = read_text(shared_pipe, ["a red cat"])
+    reading = read_prompts(shared_pipe, ["a red cat"])
     seen = []
     attention = shared_pipe.text_encoder.encoder.layers[1].self_attn
     handle = attention.out_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        read_text(shared_pipe, ["a red cat"])
+        read_prompts(shared_pipe, ["a red cat"])
     finally:
         handle.remove()
     ours = (reading.patterns[:, 1] @ reading.values[:, 1]).transpose(1, 2).flatten(2)
@@ -89,11 +89,11 @@ def test_head_outputs_are_those_of_the_encoder(shared_pipe):
 
 
 def test_sink_outputs_have_both_sides_for_every_two_tokens(shared_pipe):
-    found = text_binding.sink_outputs(shared_pipe, [p["text"] for p in PROMPTS])
+    found = binding.sink_outputs(shared_pipe, [p["text"] for p in PROMPTS])
     assert found["eps"].shape == found["unlike"].shape == (7 * 6 // 2 + 5 * 4 // 2, 2, 4)
     assert (found["eps"] > 0).all() and (found["unlike"] > -1e-5).all()
     assert np.bincount(found["prompt"]).tolist() == [21, 10]
-    pattern = read_text(shared_pipe, [PROMPTS[0]["text"]]).patterns[0, 1, 2]
+    pattern = read_prompts(shared_pipe, [PROMPTS[0]["text"]]).patterns[0, 1, 2]
     ratio = (1 - pattern[1:3, 0]) / pattern[1:3, 0]
     assert found["eps"][0, 1, 2] == pytest.approx(ratio.mean().item(), rel=1e-4)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 
-from t2i_lens import profiles
+from t2i_lens.models import profiles
 
 
 @pytest.fixture

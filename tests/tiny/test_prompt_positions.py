@@ -2,8 +2,9 @@
 
 import pytest
 
-from t2i_lens import profiles, prompt_sets
-from t2i_lens.tokens import encode
+from t2i_lens.experiments import prompt_sets
+from t2i_lens.models import profiles
+from t2i_lens.models.tokens import encode
 
 PAIRED = ("animals", "animals_objects", "objects", "relations")
 

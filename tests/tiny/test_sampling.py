@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_lens.sampling import generate, initial_latents, text_states
-from t2i_lens.tokens import add_placeholder
+from t2i_lens.models.tokens import add_placeholder
+from t2i_lens.probes.sampling import generate, initial_latents, text_states
 
 PROMPTS = ["a cat", "a red toy next to a man", "a dog"]
 QUICK = {"num_inference_steps": 3, "guidance_scale": 5.0}

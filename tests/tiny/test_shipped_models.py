@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from t2i_lens import profiles
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
+from t2i_lens.models import profiles
 from t2i_lens.toybox.export import TOYBOX
 from t2i_lens.toybox.judge import load_judge
 from t2i_lens.toybox.quality import judge_quality, judge_scenes

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from t2i_lens import text_editing
-from t2i_lens.ocr import read_texts
+from t2i_lens.experiments import sign_editing
+from t2i_lens.experiments.known_sign_edits import KNOWN, judged_words, known_edits
+from t2i_lens.judging.ocr import read_texts
 from t2i_lens.toybox.judge import load_judge
 from t2i_lens.toybox.quality import read_ocr
-from t2i_lens.toybox.sign_edits import KNOWN, judged_words, known_edits
 
 SOURCES, TARGETS = ["open", "milk"], ["stop", "park"]
 SEED = 1  # the objects beside these signs are not taken for letters
@@ -22,7 +22,7 @@ def known():
 def scores(known):
     few = [KNOWN.index(name) for name in ("word exchanged", "letters reversed")]
     names = [KNOWN[place] for place in few]
-    return text_editing.score(known["source"], known["edited"][few], names, TARGETS)
+    return sign_editing.score(known["source"], known["edited"][few], names, TARGETS)
 
 
 def edit(known, name):

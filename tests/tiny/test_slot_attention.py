@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from t2i_lens import rotation
-from t2i_lens.text_attention import read_text
+from t2i_lens.experiments import rotation
+from t2i_lens.probes.text_attention import read_prompts
 
 PROMPTS = [{"text": "a {} next to a man"}, {"text": "a red {} and a friend"}]
 ARM = {"concept": "pinata", "arm": "class word", "word": "toy"}
@@ -12,7 +12,7 @@ ARM = {"concept": "pinata", "arm": "class word", "word": "toy"}
 
 def test_it_is_the_diagonal_at_the_slot(shared_pipe):
     found = rotation.slot_attention(shared_pipe, [ARM], PROMPTS)["attention"]
-    reading = read_text(shared_pipe, ["a toy next to a man", "a red toy and a friend"])
+    reading = read_prompts(shared_pipe, ["a toy next to a man", "a red toy and a friend"])
     for value, prompt, slot in zip(found[0], (0, 1), (2, 3), strict=True):
         # Batches of another size change the order of float32 sums.
         expected = reading.patterns[prompt, 0, :, slot, slot].mean().item()

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import CLIPTextModelWithProjection
 
-from t2i_lens import text_attention
-from t2i_lens.edits import Force, Patch, Scale, Slerp, Swap, Value
-from t2i_lens.sampling import text_states
-from t2i_lens.text_attention import read_ids, read_text
-from t2i_lens.text_hooks import eager_attention, layer_weights, traced_text_encoder
-from t2i_lens.tokens import add_placeholder, encode
+from t2i_lens.models.tokens import add_placeholder, encode
+from t2i_lens.probes import text_attention
+from t2i_lens.probes.edits import Force, Patch, Scale, Slerp, Swap, Value
+from t2i_lens.probes.sampling import text_states
+from t2i_lens.probes.text_attention import read_ids, read_prompts
+from t2i_lens.probes.text_encoder_hooks import eager_attention, layer_weights, traced_text_encoder
 
 PROMPTS = ["a photo of a cat", "a red toy next to a man"]
 # Kernels sum in another order; states are of order 1.
@@ -27,7 +27,7 @@ def embedding_of(pipe, word):
 
 
 def test_patterns_are_the_models_own_causal_and_sum_to_one(shared_pipe):
-    reading = read_text(shared_pipe, PROMPTS)
+    reading = read_prompts(shared_pipe, PROMPTS)
     assert reading.patterns.shape == (2, 2, 4, 77, 77)
     encoder = shared_pipe.text_encoder
     with eager_attention(encoder), torch.no_grad():
@@ -40,14 +40,14 @@ def test_patterns_are_the_models_own_causal_and_sum_to_one(shared_pipe):
 
 
 def test_scores_become_the_pattern_under_mask_and_softmax(shared_pipe):
-    reading = read_text(shared_pipe, PROMPTS)
+    reading = read_prompts(shared_pipe, PROMPTS)
     ahead = torch.ones(77, 77, dtype=torch.bool).triu(1)
     softmax = reading.scores.masked_fill(ahead, -torch.inf).softmax(-1)
     torch.testing.assert_close(softmax, reading.patterns)
 
 
 def test_scores_follow_from_the_layers_weights_and_inputs(shared_pipe):
-    reading = read_text(shared_pipe, PROMPTS)
+    reading = read_prompts(shared_pipe, PROMPTS)
     for layer in (0, 1):
         w = layer_weights(shared_pipe.text_encoder, layer)
         x = torch.nn.functional.layer_norm(reading.inputs[:, layer], (32,), *w.norm, w.eps)
@@ -61,7 +61,7 @@ def test_scores_follow_from_the_layers_weights_and_inputs(shared_pipe):
 
 
 def test_states_run_from_layer_to_layer_to_the_output(shared_pipe):
-    reading = read_text(shared_pipe, PROMPTS)
+    reading = read_prompts(shared_pipe, PROMPTS)
     assert torch.equal(reading.outputs[:, 0], reading.inputs[:, 1])
     final = shared_pipe.text_encoder.final_layer_norm(reading.outputs[:, -1])
     assert torch.equal(final, reading.states)
@@ -79,11 +79,14 @@ def test_an_encoder_with_projection_is_read_alike(shared_pipe):
 
 
 def test_a_layer_can_be_read_alone(shared_pipe):
-    every, second = read_text(shared_pipe, PROMPTS), read_text(shared_pipe, PROMPTS, layers=[1])
+    every, second = (
+        read_prompts(shared_pipe, PROMPTS),
+        read_prompts(shared_pipe, PROMPTS, layers=[1]),
+    )
     assert second.layers == (1,)
     assert torch.equal(second.patterns, every.patterns[:, 1:])
     with pytest.raises(ValueError, match="no layer 2: the text encoder has 2"):
-        read_text(shared_pipe, PROMPTS, layers=[2])
+        read_prompts(shared_pipe, PROMPTS, layers=[2])
 
 
 def test_hooks_and_kernel_are_restored_after_an_error(shared_pipe):
@@ -117,7 +120,7 @@ def test_all_vectors_of_a_placeholder_can_be_edited(pipe):
         pipe.text_encoder.get_input_embeddings().weight[list(ids)] = torch.eye(32)[:2]
     positions = encode(pipe, "a <toy> cat").positions("<toy>")
     edit = Scale(3.0, positions=positions)
-    inputs = [read_text(pipe, ["a <toy> cat"], edits=[e]).inputs[0, 0] for e in ([], [edit])]
+    inputs = [read_prompts(pipe, ["a <toy> cat"], edits=[e]).inputs[0, 0] for e in ([], [edit])]
     change = inputs[1] - inputs[0]
     torch.testing.assert_close(change[list(positions)], 2 * torch.eye(32)[:2])
     assert change.abs().sum() == pytest.approx(4)
@@ -125,9 +128,9 @@ def test_all_vectors_of_a_placeholder_can_be_edited(pipe):
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_patching_a_layer_everywhere_is_the_other_prompt_from_there(shared_pipe, layer):
-    source, target = read_text(shared_pipe, PROMPTS[:1]), read_text(shared_pipe, PROMPTS[1:])
+    source, target = read_prompts(shared_pipe, PROMPTS[:1]), read_prompts(shared_pipe, PROMPTS[1:])
     patch = Patch(Value("other", target.outputs[0, layer]), layer, tuple(range(77)))
-    patched = read_text(shared_pipe, PROMPTS[:1], edits=[[patch]])
+    patched = read_prompts(shared_pipe, PROMPTS[:1], edits=[[patch]])
     assert torch.equal(patched.states, target.states)
     assert torch.equal(patched.patterns[:, : layer + 1], source.patterns[:, : layer + 1])
 
@@ -143,8 +146,8 @@ def test_a_text_edit_acts_after_the_final_norm(shared_pipe):
 
 def test_forced_rows_are_used_and_only_later_tokens_feel_them(shared_pipe):
     to_bos = Force(Value("to BOS", torch.eye(77)[0]), 0, (2,), heads=(1, 3))
-    plain = read_text(shared_pipe, PROMPTS)
-    forced = read_text(shared_pipe, PROMPTS, edits=[[to_bos], []])
+    plain = read_prompts(shared_pipe, PROMPTS)
+    forced = read_prompts(shared_pipe, PROMPTS, edits=[[to_bos], []])
     assert torch.equal(forced.patterns[0, 0, [1, 3], 2], torch.eye(77)[[0, 0]])
     rest = torch.ones(4, 77, dtype=torch.bool)
     rest[[1, 3], 2] = False
@@ -155,15 +158,15 @@ def test_forced_rows_are_used_and_only_later_tokens_feel_them(shared_pipe):
 
 
 def test_forcing_a_row_to_what_it_is_changes_no_bit(shared_pipe):
-    plain = read_text(shared_pipe, PROMPTS[:1])
+    plain = read_prompts(shared_pipe, PROMPTS[:1])
     own = Force(Value("own", plain.patterns[0, 1, :, 4]), 1, (4,))
-    assert torch.equal(read_text(shared_pipe, PROMPTS[:1], edits=[[own]]).states, plain.states)
+    assert torch.equal(read_prompts(shared_pipe, PROMPTS[:1], edits=[[own]]).states, plain.states)
 
 
 def test_a_forced_row_mixes_the_values_as_it_says(shared_pipe):
     """All attention of a query on itself leaves its value alone, through the output matrix."""
     itself = Force(Value("itself", torch.eye(77)[2]), 0, (2,))
-    forced = read_text(shared_pipe, PROMPTS[:1], edits=[[itself]])
+    forced = read_prompts(shared_pipe, PROMPTS[:1], edits=[[itself]])
     layer = shared_pipe.text_encoder.encoder.layers[0]
     with torch.no_grad():
         x = forced.inputs[0, 0, 2]

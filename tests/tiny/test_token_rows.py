@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from t2i_lens.tokens import add_placeholder, encode
+from t2i_lens.models.tokens import add_placeholder, encode
 
 
 def fed_by_diffusers(pipe, prompt):

@@ -19,10 +19,11 @@ from transformers import (
     Owlv2Processor,
 )
 
-from t2i_lens import judges, profiles
-from t2i_lens.architectures import read_config
-from t2i_lens.embeddings import load_concepts
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
+from t2i_lens.inversion.embeddings import load_concepts
+from t2i_lens.judging import judges
+from t2i_lens.models import profiles
+from t2i_lens.models.architectures import read_config
 from t2i_lens.toybox.tokenizer import build
 
 WIDTH, SECOND = 32, 48  # of the text encoders

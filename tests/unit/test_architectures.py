@@ -2,8 +2,8 @@
 
 import pytest
 
-from t2i_lens import profiles
-from t2i_lens.architectures import (
+from t2i_lens.models import profiles
+from t2i_lens.models.architectures import (
     DENOISERS,
     empty_component,
     read_config,

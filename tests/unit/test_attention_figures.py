@@ -7,8 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from t2i_lens import attention_figures, figures, first_layer, first_layer_figures
-from t2i_lens.stats import Estimate
+from t2i_lens.experiments import first_layer
+from t2i_lens.figures import attention_figures, first_layer_figures
+from t2i_lens.figures.style import WIDTH
+from t2i_lens.stats.bootstrap import Estimate
 
 ESTIMATE = Estimate(0.5, 0.3, 0.8, 12)
 TERMS = first_layer.TERMS
@@ -83,7 +85,7 @@ def test_a_figure_leaves_no_setting_and_no_open_figure_behind(draw):
     figure = draw()
     assert dict(matplotlib.rcParams) == before
     assert not plt.get_fignums()
-    assert figure.get_figwidth() <= figures.WIDTH
+    assert figure.get_figwidth() <= WIDTH
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from t2i_lens import binding_figures as figures
+from t2i_lens.figures import binding_figures as figures
 
 RNG = np.random.default_rng(0)
 

@@ -7,21 +7,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from t2i_lens.claims import (
-    MARKS,
-    ClaimError,
-    Record,
+from t2i_lens.base.paths import ROOT
+from t2i_lens.study.claims import (
     claims_json,
-    compare,
-    judge_claim,
+    compare_records,
     load_claims,
     load_records,
     scoreboard_markdown,
     table,
     write_records,
 )
-from t2i_lens.paths import ROOT
-from t2i_lens.verdicts import Bound
+from t2i_lens.study.verdicts import MARKS, Bound, ClaimError, Record, judge_claim
 
 # How many claims each source makes, and how many questions are left open.
 FAMILIES = {"B": 25, "P": 12, "T": 15, "L": 15, "N": 6, "X": 23}
@@ -273,26 +269,26 @@ def test_a_damaged_record_gives_one_short_error(tmp_path, text, message):
 
 
 def test_the_same_records_differ_in_nothing():
-    assert compare([record()], [record()]) == []
+    assert compare_records([record()], [record()]) == []
 
 
 def test_a_value_that_moves_inside_the_recorded_interval_is_no_difference():
-    assert compare([record()], [record(value=0.49, interval=(0.45, 0.6))]) == []
+    assert compare_records([record()], [record(value=0.49, interval=(0.45, 0.6))]) == []
 
 
 def test_a_value_outside_the_recorded_interval_is_reported():
-    (message,) = compare([record()], [record(value=0.7, interval=(0.6, 0.8))])
+    (message,) = compare_records([record()], [record(value=0.7, interval=(0.6, 0.8))])
     assert message == "B01 on toybox: value 0.7 left the recorded interval [0.3, 0.5]"
 
 
 def test_a_changed_verdict_is_reported():
     fresh = record(verdict="not reproduced", interval=(-0.1, 0.5))
-    (message,) = compare([record()], [fresh])
+    (message,) = compare_records([record()], [fresh])
     assert message == "B01 on toybox: verdict was 'reproduced', is now 'not reproduced'"
 
 
 def test_claims_on_one_side_only_are_reported():
-    messages = compare([record()], [record("B08")])
+    messages = compare_records([record()], [record("B08")])
     assert messages == [
         "B01 on toybox: recorded (reproduced) but no longer measured",
         "B08 on toybox: measured (reproduced) but not recorded; record it",
@@ -301,8 +297,8 @@ def test_claims_on_one_side_only_are_reported():
 
 def test_an_exact_value_may_differ_in_its_last_digits_only():
     exact = record(value=0.25, interval=(0.25, 0.25))
-    assert compare([exact], [record(value=0.250001, interval=(0.25, 0.2501))]) == []
-    assert compare([exact], [record(value=0.2501, interval=(0.25, 0.2501))])
+    assert compare_records([exact], [record(value=0.250001, interval=(0.25, 0.2501))]) == []
+    assert compare_records([exact], [record(value=0.2501, interval=(0.25, 0.2501))])
 
 
 def test_the_table_has_a_row_for_every_claim_and_profile():

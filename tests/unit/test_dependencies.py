@@ -8,7 +8,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from t2i_lens.paths import ROOT
+from t2i_lens.base.paths import ROOT
 
 LOCKS = ("requirements.lock", "requirements-no-deps.lock")
 # The engine of sweeps is installed apart from all others.

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import destruction
-from t2i_lens.embeddings import Concept, load_concepts
+from t2i_lens.experiments import destruction
+from t2i_lens.inversion.embeddings import Concept, load_concepts
 
 READINGS = pd.DataFrame(
     [
@@ -95,7 +95,7 @@ def test_found_shares_of_prompts_with_different_numbers_of_objects_are_not_mixed
 
 
 def test_arms_are_one_if_words_and_edits_are():
-    from t2i_lens.edits import Scale
+    from t2i_lens.probes.edits import Scale
 
     arms = [
         {"word": "toy"}, {"word": "toy", "edits": (Scale(2.0, positions=()),)}, {"word": "dog"},

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import dominance
-from t2i_lens.tokens import TokenRow, Word
+from t2i_lens.experiments import dominance
+from t2i_lens.models.tokens import TokenRow, Word
 
 ROW = TokenRow(
     "a <t> and",

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from t2i_lens.edits import Force, Inject, Patch, Rotate, Scale, Site, Slerp, Swap, Value
-from t2i_lens.store import canonical
+from t2i_lens.base.lazy import canonical
+from t2i_lens.probes.edits import Force, Inject, Patch, Rotate, Scale, Site, Slerp, Swap, Value
 
 STATES = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
 GOAL = Value("goal", torch.randn(16, generator=torch.Generator().manual_seed(1)))

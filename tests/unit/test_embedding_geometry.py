@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from t2i_lens import embedding_geometry, embedding_table, metrics
+from t2i_lens.experiments import embedding_geometry
+from t2i_lens.inversion import embedding_table
+from t2i_lens.stats import metrics
 
 RNG = np.random.default_rng(0)
 

@@ -8,34 +8,42 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import curve_figures, embedding_figures, figures, heat_map_figures
-from t2i_lens.localize_figures import layer_responses
-from t2i_lens.stats import Estimate
+from t2i_lens.figures import (
+    curve_figures,
+    embedding_figures,
+    heat_map_figures,
+    histograms,
+    intervals,
+    pictures,
+    style,
+)
+from t2i_lens.figures.localisation_figures import layer_responses
+from t2i_lens.stats.bootstrap import Estimate
 
 RNG = np.random.default_rng(0)
 ESTIMATE = Estimate(0.5, 0.3, 0.8, 12)
 
 
 def picture_grid():
-    pictures = RNG.integers(0, 255, (2, 3, 8, 8, 3), dtype=np.uint8)
-    return figures.picture_grid(pictures, ["a", "b"], [0, 1, 2], [["note"] * 3] * 2)
+    drawn = RNG.integers(0, 255, (2, 3, 8, 8, 3), dtype=np.uint8)
+    return pictures.picture_grid(drawn, ["a", "b"], [0, 1, 2], [["note"] * 3] * 2)
 
 
 def compared_arms():
     arms = {"TI token": ESTIMATE, "class word": ESTIMATE}
     roles = {"TI token": "placeholder", "class word": "content"}
-    return figures.compared_arms({"hero": arms}, {"hero": ESTIMATE}, roles, "lost", "difference")
+    return intervals.compared_arms({"hero": arms}, {"hero": ESTIMATE}, roles, "lost", "difference")
 
 
 def marked_histogram():
     groups = {"tokens": (RNG.normal(size=100), "content")}
     marks = {"BOS": (0.5, "bos"), "TI": (np.ones(3), "placeholder"), "mean": (ESTIMATE, "law")}
-    return figures.marked_histogram(groups, np.linspace(-3, 3, 13), marks, "norm")
+    return histograms.marked_histogram(groups, np.linspace(-3, 3, 13), marks, "norm")
 
 
 def density_panels():
     counts = {"tokens": (np.array([1, 2, 1]), "content")}
-    return figures.density_panels({"cosine": counts}, {"cosine": np.linspace(-1, 1, 4)})
+    return histograms.density_panels({"cosine": counts}, {"cosine": np.linspace(-1, 1, 4)})
 
 
 def norm_ratios():
@@ -91,7 +99,7 @@ def dose_curves():
 def interval_panels():
     rows = {"norm": {"alone": ESTIMATE, "given": ESTIMATE}, "share": {"alone": ESTIMATE}}
     roles = {"alone": "placeholder", "given": "law"}
-    return figures.interval_panels({"correlation": rows, "lost": rows}, roles)
+    return intervals.interval_panels({"correlation": rows, "lost": rows}, roles)
 
 
 def norm_laws():
@@ -140,7 +148,7 @@ def test_a_figure_leaves_no_setting_and_no_open_figure_behind(draw):
     assert dict(matplotlib.rcParams) == before
     # an open figure would be shown a second time by a notebook
     assert not plt.get_fignums()
-    assert figure.get_figwidth() <= figures.WIDTH
+    assert figure.get_figwidth() <= style.WIDTH
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
@@ -170,12 +178,12 @@ def test_histograms_state_their_bins():
 
 
 def test_roles_have_different_colours():
-    assert len(set(figures.ROLES.values())) == len(figures.ROLES)
+    assert len(set(style.ROLES.values())) == len(style.ROLES)
 
 
 def test_a_small_group_beside_a_tall_one_stays_visible():
     groups = {"many": (np.zeros(5000), "content"), "few": (np.ones(3), "eos")}
-    figure = figures.marked_histogram(groups, np.linspace(-1, 2, 4), {}, "norm")
+    figure = histograms.marked_histogram(groups, np.linspace(-1, 2, 4), {}, "norm")
     assert figure.axes[0].get_yscale() == "symlog"
 
 
@@ -188,9 +196,9 @@ def test_maps_of_one_figure_share_their_colours():
 
 
 def test_a_text_over_a_column_stands_as_it_is():
-    pictures = np.zeros((1, 2, 8, 8, 3), dtype=np.uint8)
+    drawn = np.zeros((1, 2, 8, 8, 3), dtype=np.uint8)
     titles = [
-        a.get_title(loc="center") for a in figures.picture_grid(pictures, ["a"], ["own", 3]).axes
+        a.get_title(loc="center") for a in pictures.picture_grid(drawn, ["a"], ["own", 3]).axes
     ]
     assert titles == ["own", "seed 3"]
 
@@ -198,7 +206,9 @@ def test_a_text_over_a_column_stands_as_it_is():
 def test_differences_below_zero_are_shown_whole():
     below = Estimate(-0.5, -0.7, -0.2, 4)
     roles = {"TI token": "placeholder"}
-    figure = figures.compared_arms({"hero": {"TI token": below}}, {"hero": below}, roles, "a", "b")
+    figure = intervals.compared_arms(
+        {"hero": {"TI token": below}}, {"hero": below}, roles, "a", "b"
+    )
     assert figure.axes[0].get_xlim()[0] <= -0.7
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from t2i_lens import stats
-from t2i_lens.localize import (
+from t2i_lens.methods.localisation import (
     NONE,
     Setting,
     first_enough,
@@ -14,6 +13,7 @@ from t2i_lens.localize import (
     random_sets,
     single_layers,
 )
+from t2i_lens.stats import bootstrap as stats
 
 LAYERS = ["d0", "d1", "mid", "u0", "u1"]
 

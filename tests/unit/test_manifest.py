@@ -6,8 +6,8 @@ from hashlib import sha256
 import pytest
 import yaml
 
-from t2i_lens.manifest import main, update, verify
-from t2i_lens.paths import DATA, ROOT
+from t2i_lens.base.paths import DATA, ROOT
+from t2i_lens.study.manifest import main, update, verify
 
 RULES = [
     {"folder": ".", "licence": "ours", "source": "written here"},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2i_lens import metrics
+from t2i_lens.stats import metrics
 
 FLAT = np.ones((4, 5))
 SPIKE = np.zeros((4, 5))

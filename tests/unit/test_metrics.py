@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 from sklearn.decomposition import PCA
 
-from t2i_lens import metrics
+from t2i_lens.stats import metrics
 
 RNG = np.random.default_rng(0)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from t2i_lens.execute import NOTEBOOKS
-from t2i_lens.parameters import ParameterError, check
+from t2i_lens.study.execute import NOTEBOOKS
+from t2i_lens.study.parameters import ParameterError, check
 
 HERO = NOTEBOOKS / "01_hero.ipynb"
 

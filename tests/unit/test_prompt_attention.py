@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2i_lens import prompt_attention
+from t2i_lens.experiments import prompt_attention
 
 
 def patterns():

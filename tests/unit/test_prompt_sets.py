@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from t2i_lens import prompt_sets
+from t2i_lens.experiments import prompt_sets
 from t2i_lens.toybox import captions
 from t2i_lens.toybox.atlas import world_words
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import regression
-from t2i_lens.metrics import rank_correlation
+from t2i_lens.stats import regression
+from t2i_lens.stats.metrics import rank_correlation
 
 
 @pytest.fixture(scope="module")

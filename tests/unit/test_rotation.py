@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from t2i_lens import rotation
-from t2i_lens.edits import Site
+from t2i_lens.experiments import rotation
+from t2i_lens.probes.edits import Site
 
 ROW, GOAL = np.array([3.0, 0, 0, 0]), np.array([0.0, 2, 0, 0])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2i_lens import stats
+from t2i_lens.stats import bootstrap as stats
 
 
 def test_crossed_bootstrap_is_repeatable_and_holds_its_value():

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens import metrics
-from t2i_lens.closure import closure, code_hash
-from t2i_lens.edits import Scale
-from t2i_lens.metrics import unit_rows
-from t2i_lens.store import Lazy, Store, canonical
+from t2i_lens.base.lazy import Lazy, canonical
+from t2i_lens.probes.edits import Scale
+from t2i_lens.stats import metrics
+from t2i_lens.stats.metrics import unit_rows
+from t2i_lens.study.closure import closure, code_hash
+from t2i_lens.study.store import Store
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from t2i_lens import execute, sweep, sweep_table
-from t2i_lens.parameters import ParameterError
-from t2i_lens.sweep import Grid, Plan, SweepError, expand, read_grid
+from t2i_lens.study import execute, sweep, sweep_table
+from t2i_lens.study.parameters import ParameterError
+from t2i_lens.study.sweep import Grid, Plan, SweepError, expand, read_grid
 
 NORMS = "02_norms"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2i_lens.tokens import TokenRow, Word
+from t2i_lens.models.tokens import TokenRow, Word
 
 WORDS = ("a", "<cat-toy>", "next", "to", "a", "cat", "Cat")
 

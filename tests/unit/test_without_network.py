@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 import yaml
 
-from t2i_lens import profiles, support
-from t2i_lens.paths import ROOT
+from t2i_lens.base.paths import ROOT
+from t2i_lens.models import profiles
+from t2i_lens.study import support
 
 HUB = [profile for profile in profiles.PROFILES.values() if profile.on_hub]
 
@@ -31,7 +32,7 @@ def python(home, *arguments):
 
 LOAD = """
 import sys
-from t2i_lens import profiles
+from t2i_lens.models import profiles
 for name in sys.argv[1:]:
     try:
         profiles.load(profiles.settle(profiles.get(name)))
@@ -54,8 +55,8 @@ def test_an_unpinned_profile_takes_the_cached_commit_and_says_so(tmp_path):
     reference.parent.mkdir(parents=True)
     reference.write_text("a" * 40)
     code = (
-        "import os, sys; os.environ['T2I_LENS_RUN'] = sys.argv[1]; from t2i_lens.run import Run;"
-        "Run('of_ones_own', profile='if').finish()"
+        "import os, sys; os.environ['T2I_LENS_RUN'] = sys.argv[1]; "
+        "from t2i_lens.study.run import Run; Run('of_ones_own', profile='if').finish()"
     )
     result = python(tmp_path, "-c", code, str(tmp_path / "run"))
     commit = "a" * 40
@@ -67,7 +68,7 @@ def test_an_unpinned_profile_takes_the_cached_commit_and_says_so(tmp_path):
 
 
 def test_an_embedding_of_the_library_is_asked_for_in_one_line(tmp_path):
-    arguments = ("-m", "t2i_lens.cli", "embeddings", "inspect", "sd-concepts-library/cat-toy")
+    arguments = ("-m", "t2i_lens.study.cli", "embeddings", "inspect", "sd-concepts-library/cat-toy")
     result = python(tmp_path, *arguments)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.startswith("error: sd-concepts-library/cat-toy: no learned_embeds")
@@ -77,12 +78,14 @@ def test_an_embedding_of_the_library_is_asked_for_in_one_line(tmp_path):
 def test_the_commands_read_and_convert_a_file(tmp_path):
     file = tmp_path / "x.safetensors"
     safetensors.torch.save_file({"[b]Cat": 2 * torch.ones(3, 768).half()}, file)
-    shown = python(tmp_path, "-m", "t2i_lens.cli", "embeddings", "inspect", str(file))
+    shown = python(tmp_path, "-m", "t2i_lens.study.cli", "embeddings", "inspect", str(file))
     assert shown.returncode == 0, shown.stderr
     for part in ("[b]Cat", "3", "768", "float16", "55.4, 55.4, 55.4", "SD 1.x", "diffusers"):
         assert part in shown.stdout
     arguments = ("--to", "a1111", "--output", str(tmp_path / "out"))
-    result = python(tmp_path, "-m", "t2i_lens.cli", "embeddings", "convert", str(file), *arguments)
+    result = python(
+        tmp_path, "-m", "t2i_lens.study.cli", "embeddings", "convert", str(file), *arguments
+    )
     assert result.returncode == 0, result.stderr
     assert safetensors.torch.load_file(tmp_path / "out" / "[b]Cat.safetensors").keys() == {
         "emb_params"
@@ -90,7 +93,7 @@ def test_the_commands_read_and_convert_a_file(tmp_path):
 
 
 def test_the_profiles_are_listed_with_commit_layers_and_need(tmp_path):
-    result = python(tmp_path, "-m", "t2i_lens.cli", "profiles")
+    result = python(tmp_path, "-m", "t2i_lens.study.cli", "profiles")
     assert result.returncode == 0, result.stderr
     for profile in profiles.PROFILES.values():
         (line,) = [text for text in result.stdout.splitlines() if f" {profile.name} " in text]
@@ -132,7 +135,7 @@ def test_every_chapter_says_on_which_profiles_it_runs():
 
 
 def test_a_profile_that_a_chapter_does_not_support_is_refused_with_the_reason():
-    from t2i_lens.run import Run
+    from t2i_lens.study.run import Run
 
     with pytest.raises(ValueError, match="14_text_metrics does not run on 'sd15': its signs and"):
         Run("14_text_metrics", profile="sd15")

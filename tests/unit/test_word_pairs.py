@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from t2i_lens import map_similarity, stats, text_binding
-from t2i_lens.prompt_sets import PairedPrompt, load_pairs
-from t2i_lens.word_pairs import adjoining, exchanged, with_word
+from t2i_lens.experiments import binding, map_similarity
+from t2i_lens.experiments.prompt_sets import PairedPrompt, load_pairs
+from t2i_lens.experiments.word_pairs import adjoining, exchanged, with_word
+from t2i_lens.stats import bootstrap as stats
 
 PROMPT = load_pairs("toybox", "objects")[0]
 
@@ -89,18 +90,18 @@ def pairs_of(bound, other):
 
 def test_the_head_that_separates_is_found():
     pairs = pairs_of([0.8, 0.9], [0.1, 0.2, 0.3])
-    scores = text_binding.head_scores(pairs)
+    scores = binding.head_scores(pairs)
     np.testing.assert_allclose(scores, [[1.0, 0.5]])
-    best = text_binding.best_heads(scores)
+    best = binding.best_heads(scores)
     assert best.tolist() == [[True, False]]
-    np.testing.assert_allclose(text_binding.of_heads(pairs, best), pairs["to_key"][:, 0, 0])
-    assert text_binding.best_heads(np.arange(20.0).reshape(4, 5), 0.2).sum() == 4
+    np.testing.assert_allclose(binding.of_heads(pairs, best), pairs["to_key"][:, 0, 0])
+    assert binding.best_heads(np.arange(20.0).reshape(4, 5), 0.2).sum() == 4
 
 
 def test_areas_come_with_the_lead_of_the_first():
     pairs = pairs_of([0.8, 0.9, 0.2], [0.1, 0.2, 0.3])
     values = [pairs["to_key"][:, 0, 0], pairs["to_key"][:, 0, 1]]
-    first, second, lead = text_binding.areas(pairs, values)
+    first, second, lead = binding.areas(pairs, values)
     assert first.value == pytest.approx(7.5 / 9) and second.value == 0.5
     assert lead.value == pytest.approx(first.value - 0.5)
 

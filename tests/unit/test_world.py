@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from t2i_lens.embeddings import load_concepts
+from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.toybox.atlas import icons_by_name, sprites, world_words
 from t2i_lens.toybox.captions import FRAMES, SKETCH_FRAMES, caption, careless, twin
 from t2i_lens.toybox.concepts import pictures_of

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
 
 WORLD_FILE = DATA / "world" / "world.yaml"
 ATLAS_FILE = DATA / "world" / "atlas.png"

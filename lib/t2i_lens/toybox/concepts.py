@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
 from t2i_lens.toybox import contexts
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.world import Scene, Thing, gradient_map, render

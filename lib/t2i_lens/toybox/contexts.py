@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from t2i_lens.embeddings import CONTEXTS
+from t2i_lens.inversion.embeddings import CONTEXTS
 from t2i_lens.toybox.captions import caption
 from t2i_lens.toybox.world import Scene, Thing, render, sample_scene
 

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
 from t2i_lens.toybox import judge, models, stages
 from t2i_lens.toybox.captions import Care, caption, careless
 from t2i_lens.toybox.pair import ContrastivePair

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
 from t2i_lens.toybox.atlas import sprites, styles_of, world_words
 from t2i_lens.toybox.fit import Schedule, fit
 from t2i_lens.toybox.models import PICTURE_WIDTH, PictureTower

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import normalize
 
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
 from t2i_lens.toybox.models import PICTURE_WIDTH, TEXT_WIDTH, PictureTower
 
 FOLDER = DATA / "models" / "picture_tower"

@@ -16,9 +16,11 @@ from PIL import Image, ImageDraw
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
-from t2i_lens import ocr, profiles
-from t2i_lens.sampling import generate
-from t2i_lens.text_attention import bos_mass, read_text
+from t2i_lens.judging import ocr
+from t2i_lens.models import profiles
+from t2i_lens.probes.sampling import generate
+from t2i_lens.probes.text_attention import bos_mass
+from t2i_lens.probes.text_attention import read_prompts as read_text
 from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.captions import caption
 from t2i_lens.toybox.card import write_card

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from t2i_lens.paths import DATA
+from t2i_lens.base.paths import DATA
 
 MODELS = DATA / "models"
 TOKENS = "text.embeddings.token_embedding.weight"

@@ -15,7 +15,7 @@ import torch
 import typer
 from transformers import CLIPTokenizer
 
-from t2i_lens.paths import BUILD
+from t2i_lens.base.paths import BUILD
 from t2i_lens.toybox import export, judge, stages, tokenizer
 from t2i_lens.toybox.fit import Schedule, group, together
 from t2i_lens.toybox.shipped import shipped_weights

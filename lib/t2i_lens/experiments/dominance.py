@@ -1,0 +1,211 @@
+"""How much of a picture's attention each token of its prompt gets, and how clean its map is."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from t2i_lens.experiments.destruction import Arm, distinct, placed
+from t2i_lens.models.tokens import TokenRow
+from t2i_lens.probes.cross_attention import AttentionMaps, Keep, record
+from t2i_lens.probes.heat_maps import daam_norms, heat_maps, token_shares
+from t2i_lens.probes.sampling import generate, initial_latents
+from t2i_lens.probes.unet_hooks import short_name
+from t2i_lens.stats.metrics import flatness, gini, roughness
+
+
+def role_of(row: TokenRow, position: int, slot: Sequence[int]) -> str:
+    """What a token is in its prompt: bos, slot, word, eos or padding."""
+    if position == row.bos:
+        return "bos"
+    if position >= row.eos:
+        return "eos" if position == row.eos else "padding"
+    return "slot" if position in slot else "word"
+
+
+def measure_tokens(
+    pipe, arms: Sequence[Arm], prompts: Sequence[dict], seeds: Sequence[int], **sampling
+) -> pd.DataFrame:
+    """Draw arms and measure the heat map of every token of every picture.
+
+    Args: As in `destruction.draw_arms`.
+    Returns: A row per arm, prompt, seed and position: columns `concept arm word prompt seed
+        position piece role`; `norm`, the L2 norm of the token's 64x64 heat map in DAAM's units;
+        `share`, its share of all attention, 0 to 1; `gini`, `flatness` and `roughness` of the
+        heat map, see `metrics`.
+    Raises: ValueError: as `draw_arms`.
+    Shown in: notebooks/04_attention_dominance.ipynb
+    """
+    unique, place = distinct(arms)
+    maps, _ = _recorded(pipe, unique, prompts, seeds, Keep(), sampling)
+    heat, shares = heat_maps(maps).numpy(), token_shares(maps).numpy()
+    numbers = {
+        "norm": np.linalg.norm(heat, axis=(-2, -1)),
+        "share": shares,
+        # One picture at a time: sorting all pixels of all maps at once would take gigabytes.
+        "gini": np.stack([gini(each) for each in heat]),
+        "flatness": np.stack([flatness(each) for each in heat]),
+        "roughness": np.stack([roughness(each) for each in heat]),
+    }
+    frames, pictures = [], len(prompts) * len(seeds)
+    for arm, first in zip(arms, place, strict=True):
+        for picture in range(pictures):
+            sample = first * pictures + picture
+            row = maps.rows[sample]
+            slot = row.positions(arm["word"])
+            about = {
+                "concept": arm["concept"],
+                "arm": arm["arm"],
+                "word": arm["word"],
+                "prompt": prompts[picture // len(seeds)]["text"],
+                "seed": seeds[picture % len(seeds)],
+                "position": range(len(row.ids)),
+                "piece": row.pieces,
+                "role": [role_of(row, p, slot) for p in range(len(row.ids))],
+            }
+            frames.append(pd.DataFrame(about | {k: v[sample] for k, v in numbers.items()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def per_picture(tokens: pd.DataFrame) -> pd.DataFrame:
+    """The numbers that the claims speak of, from `measure_tokens`.
+
+    Returns: A row per concept, arm, prompt and seed: mean `norm`, `share`, `gini`, `flatness`
+        and `roughness` of the slot, of BOS and of the ordinary words, as `slot_norm`,
+        `word_norm` and so on; `slot_over_words` and `bos_over_rest`, ratios of norms, the
+        second to the largest of all other tokens; `gini_gap`, `flatness_gap` and
+        `roughness_gap`, the slot's minus the mean over words; `padding_share`, the sum of EOS
+        and all after it.
+    """
+    keys = ["concept", "arm", "prompt", "seed"]
+    columns = ["norm", "share", "gini", "flatness", "roughness"]
+    means = tokens.groupby([*keys, "role"], sort=False)[columns].mean().unstack("role")
+    table = pd.DataFrame(index=means.index)
+    for column in columns:
+        for role in ("slot", "word", "bos"):
+            table[f"{role}_{column}"] = means[column, role]
+    rest = tokens[tokens["role"] != "bos"].groupby(keys, sort=False)["norm"].max()
+    after = tokens[tokens["role"].isin(["eos", "padding"])]
+    table["slot_over_words"] = table["slot_norm"] / table["word_norm"]
+    table["bos_over_rest"] = table["bos_norm"] / rest
+    for column in columns[2:]:
+        table[f"{column}_gap"] = table[f"slot_{column}"] - table[f"word_{column}"]
+    table["padding_share"] = after.groupby(keys, sort=False)["share"].sum()
+    return table.reset_index()
+
+
+def grid(
+    table: pd.DataFrame, column: str, concept: str, arm: str
+) -> Float[np.ndarray, "prompt seed"]:
+    """One column of `per_picture` for one arm; prompts and seeds in one order for all arms.
+
+    Raises: ValueError: there is no such arm.
+    """
+    rows = table[(table["concept"] == concept) & (table["arm"] == arm)]
+    if rows.empty:
+        raise ValueError(f"no arm {arm!r} of {concept!r} was measured")
+    return rows.pivot(index="prompt", columns="seed", values=column).to_numpy(float)
+
+
+def draw_with_maps(
+    pipe, arms: Sequence[Arm], prompt: str, seeds: Sequence[int], **sampling
+) -> dict[str, np.ndarray]:
+    """Pictures of one prompt with the heat maps of its tokens, BOS to EOS.
+
+    Args:
+        arms: As in `destruction.draw_arms`; their words have equally many tokens.
+        prompt: With the slot `{}`.
+    Returns: `pictures` uint8 [arm, seed, height, width, 3]; `maps` [arm, seed, token, 64, 64],
+        probabilities averaged over steps, in [0, 1]; `pieces` [arm, token].
+    Raises: ValueError: as `draw_arms`, or the arms' prompts differ in length.
+    """
+    maps, pictures = _recorded(pipe, arms, [{"text": prompt}], seeds, Keep(), sampling)
+    ends = {row.eos for row in maps.rows}
+    if len(ends) > 1:
+        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
+    fed = ends.pop() + 1
+    heat = heat_maps(maps)[:, :fed] / len(maps.steps)
+    names = [["BOS", *row.pieces[1 : fed - 1], "EOS"] for row in maps.rows[:: len(seeds)]]
+    return {
+        "pictures": pictures,
+        "maps": heat.reshape(len(arms), len(seeds), *heat.shape[1:]).numpy(),
+        "pieces": np.array([[name.removesuffix("</w>") for name in row] for row in names]),
+    }
+
+
+def trace_norms(
+    pipe, arms: Sequence[Arm], prompt: str, seeds: Sequence[int], **sampling
+) -> dict[str, np.ndarray]:
+    """Norms of heat maps apart for every step and layer.
+
+    Args: As in `draw_with_maps`.
+    Returns: `norms` [arm, seed, step, layer, token], of one step and layer alone, so 0 to 64,
+        BOS to EOS; `layers`, their short names; `roles` [token].
+    Raises: ValueError: as `draw_with_maps`.
+    """
+    maps, _ = _recorded(pipe, arms, [{"text": prompt}], seeds, Keep(per_step=True), sampling)
+    row = maps.rows[0]
+    if len({r.eos for r in maps.rows}) > 1:
+        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
+    slot, fed = row.positions(arms[0]["word"]), row.eos + 1
+    norms = np.stack(
+        [
+            np.stack([_one_step(maps, step, path, fed) for path in maps.layers], 1)
+            for step in range(len(maps.steps))
+        ],
+        1,
+    )  # sample, step, layer, token
+    return {
+        "norms": norms.reshape(len(arms), len(seeds), *norms.shape[1:]),
+        "layers": np.array([short_name(path) for path in maps.layers]),
+        "roles": np.array([role_of(row, position, slot) for position in range(fed)]),
+    }
+
+
+def beside_daam(pipe, prompt: str, seed: int, **sampling) -> dict[str, np.ndarray]:
+    """Heat maps of one picture by the package daam and by our recorder.
+
+    daam leaves the middle block out and keeps its own size, so ours does the same. It cuts
+    the tokens after EOS.
+
+    Args:
+        prompt: A finished sentence; placeholders of one vector only, others daam mislabels.
+        sampling: `num_inference_steps` and `guidance_scale`, above 1.
+    Returns: `daam` and `recorder`, [token, height, width], probabilities summed over steps.
+    """
+    import daam  # loads a language toolkit, which only this comparison should wait for
+
+    latents = initial_latents(pipe, [seed])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # one for every layer and step
+        with torch.no_grad(), daam.trace(pipe) as tracer:
+            pipe(prompt, latents=latents, output_type="np", **sampling)
+            # Its default factors are those of a 512-pixel model; 16x16 latents make 6 and 12.
+            factors = tracer.all_heat_maps.factors()
+            theirs = tracer.compute_global_heat_map(factors=factors).heat_maps
+    # daam clips each head's resized map at 0, so heads have to be kept apart here as well.
+    with record(pipe, Keep(per_head=True)) as recorder:
+        generate(pipe, [prompt], [seed], recorder=recorder, **sampling)
+    maps = recorder.maps()
+    outer = [path for path in maps.layers if not path.startswith("mid")]
+    ours = heat_maps(maps, tuple(theirs.shape[1:]), layers=outer)[0, : len(theirs)]
+    return {"daam": theirs.numpy(), "recorder": ours.numpy()}
+
+
+def _one_step(maps: AttentionMaps, step: int, path: str, fed: int) -> np.ndarray:
+    alone = maps.layers[path][:, :, step : step + 1, ..., :fed]
+    one = replace(maps, layers={path: alone}, steps=(maps.steps[step],), tokens=tuple(range(fed)))
+    return daam_norms(one).numpy()
+
+
+def _recorded(pipe, arms, prompts, seeds, keep: Keep, sampling: dict):
+    sentences, edits = placed(pipe, arms, prompts)
+    with record(pipe, keep) as recorder:
+        pictures = generate(
+            pipe, sentences, list(seeds), edits=edits, recorder=recorder, **sampling
+        )
+    return recorder.maps(), pictures

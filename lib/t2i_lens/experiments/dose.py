@@ -1,0 +1,239 @@
+"""Every learned token at every dose of its training: what it destroys, and what goes with it.
+
+Thousands of pictures are drawn by one command, `t2i-lens doses`, concept by concept, and what is
+seen in them is kept beside the embeddings. A chapter loads that table, draws a few of the
+pictures anew, and compares: the table is known by all weights and settings, not by the code.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from t2i_lens.base.files import digest, write
+from t2i_lens.base.lazy import Cache, Lazy, canonical
+from t2i_lens.experiments.destruction import Arm, placed, read_arms
+from t2i_lens.experiments.rotation import slot_attention
+from t2i_lens.judging.protocols import FOUND, Judge
+from t2i_lens.probes.cross_attention import Keep, record
+from t2i_lens.probes.edits import Swap, Value
+from t2i_lens.probes.heat_maps import token_shares
+from t2i_lens.probes.sampling import generate
+
+PROMPT_SET = "dose"
+SEEDS = (0, 1)
+SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
+SHARES = (0.1, 0.3, 0.6, 1.0)  # of a training's steps
+TOKENS = ("standard", "seed_1", "seed_2")  # variants that are taken, see `training_plan`
+FILE, SIDECAR = "doses.parquet", "doses.json"
+KEYS = ["concept", "arm", "prompt", "seed"]
+# A picture drawn in another batch differs by a grey level at most (see `sampling.generate`), and
+# float32 sums in another order; both are far below what any of the chapter's numbers is told by.
+TOLERANCES = {"share": 1e-3, "attention": 1e-3, "doubt": 0.05}
+
+
+def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """All rows that are put in the slot: tokens at some of their checkpoints, and controls.
+
+    The controls are the start of the training, and the class word's row made as long as the
+    standard token was at each checkpoint.
+
+    Args:
+        tokens: From `embedding_table.load_variants`; `TOKENS` of the objects among them count.
+        words: Row of each superclass, [d_model].
+    Returns: Columns `concept`, `variant` ("start", the variant's name, or "stretched"), `step`,
+        `arm` (both of them), `word`, `subject`, `vector`, `norm`, and `cosine` to the class
+        word's row. Concepts are in the order of `tokens`.
+    """
+    objects = tokens[(tokens["kind"] == "object") & tokens["variant"].isin(TOKENS)]
+    rows = []
+    for token in objects.sort_values(
+        "concept", key=_first_seen(objects), kind="stable"
+    ).itertuples():
+        path, word = token.trajectory.set_index("step")["vector"], words[token.superclass]
+        steps = checkpoints(path.index.to_numpy())
+        placed_at = [(token.variant, step, path[step]) for step in steps]
+        if token.variant == TOKENS[0]:
+            unit = word / np.linalg.norm(word)
+            lengths = [(step, np.linalg.norm(path[step])) for step in steps]
+            placed_at.insert(0, ("start", 0, path[0]))
+            placed_at += [("stretched", step, unit * length) for step, length in lengths]
+        for variant, step, vector in placed_at:
+            norm = np.linalg.norm(vector)
+            rows.append(
+                {
+                    "concept": token.concept,
+                    "variant": variant,
+                    "step": int(step),
+                    "arm": f"{variant} {step}",
+                    "word": token.superclass,
+                    "subject": token.concept,
+                    "vector": np.array(vector, dtype=np.float32),
+                    "norm": float(norm),
+                    "cosine": float(vector @ word / (norm * np.linalg.norm(word))),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def checkpoints(recorded: np.ndarray) -> list[int]:
+    """The recorded steps nearest to `SHARES` of the last, without the start."""
+    after = recorded[recorded > 0]
+    nearest = [after[np.abs(after - share * after[-1]).argmin()] for share in SHARES]
+    return sorted({int(step) for step in nearest})
+
+
+def arms(table: pd.DataFrame) -> list[Arm]:
+    """Rows of `doses` as arms: the class word is in the slot, and its row is replaced."""
+    return [
+        {name: getattr(row, name) for name in ("concept", "arm", "word", "subject")}
+        | {"edits": (Swap(Value("dose", torch.from_numpy(row.vector)), positions=()),)}
+        for row in table.itertuples()
+    ]
+
+
+def measure(
+    pipe,
+    judge: Judge,
+    arms: Sequence[Arm],
+    prompts: Sequence[dict],
+    seeds: Sequence[int],
+    **sampling,
+) -> pd.DataFrame:
+    """Draw arms and say of every picture what is lost and how attention fell.
+
+    Args: As in `destruction.judge_arms`.
+    Returns: A row per arm, prompt and seed: columns `concept arm prompt seed`; `lost`, context
+        objects that the judge does not find, `asked`, how many there were, and `doubt`, the mean
+        over them of 1 - probability; `found`, whether the subject is there; `share`, the slot's
+        share of cross-attention; `attention`, of the slot to itself in the first text layer.
+    Raises: ValueError: as `read_arms` and `placed`.
+    Shown in: notebooks/10_destruction.ipynb
+    """
+    sentences, edits = placed(pipe, arms, prompts)
+    with record(pipe, Keep()) as recorder:
+        pictures = generate(
+            pipe, sentences, list(seeds), edits=edits, recorder=recorder, **sampling
+        )
+    maps, shape = recorder.maps(), (len(arms), len(prompts), len(seeds))
+    shares = token_shares(maps).cpu().numpy()
+    words = [arm["word"] for arm in arms for _ in range(len(prompts) * len(seeds))]
+    slots = (maps.indices(sample, word) for sample, word in enumerate(words))
+    share = np.array([each[slot].sum() for each, slot in zip(shares, slots, strict=True)])
+    own = slot_attention(pipe, arms, prompts)["attention"]
+    readings = read_arms(judge, pictures.reshape(*shape, *pictures.shape[2:]), arms, prompts, seeds)
+    readings["lost"] = readings["probability"] < FOUND
+    by = readings.groupby([*KEYS, "role"], sort=False)
+    context = by.agg(lost=("lost", "sum"), asked=("lost", "size"), seen=("probability", "mean"))
+    context = context.xs("context", level="role")
+    subject = by["lost"].sum().xs("subject", level="role")
+    table = context.assign(doubt=1 - context.pop("seen"), found=subject == 0).reset_index()
+    return table.assign(share=share, attention=np.repeat(own.ravel(), len(seeds)))
+
+
+def marks(pipe: Lazy, judge: Lazy, table: pd.DataFrame, prompts: Sequence[dict]) -> dict[str, str]:
+    """For each concept of `doses` a hash of the weights and settings behind its pictures."""
+    about = {"model": pipe.fingerprint, "judge": judge.fingerprint, "seeds": list(SEEDS)}
+    about |= {"prompts": list(prompts), "sampling": SAMPLING}
+    return {
+        concept: digest(json.dumps(canonical(about | {"arms": arms(some)})).encode())
+        for concept, some in table.groupby("concept", sort=False)
+    }
+
+
+def carry_out(
+    store: Cache,
+    pipe: Lazy,
+    judge: Lazy,
+    table: pd.DataFrame,
+    prompts: Sequence[dict],
+    tell: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Draws and measures all rows of `doses`, and says beforehand how long that takes.
+
+    Args: store: Keeps each concept as it is done, so an interrupted call goes on where it was.
+    """
+    parts = [some for _, some in table.groupby("concept", sort=False)]
+    fixed = {"prompts": list(prompts), "seeds": list(SEEDS), **SAMPLING}
+    pictures = len(prompts) * len(SEEDS)
+    loaded, began = (pipe.get(), judge.get()), time.perf_counter()
+    measure(*loaded, arms(table[:1]), **fixed)
+    seconds = (time.perf_counter() - began) * len(table)
+    tell(f"{len(table) * pictures} pictures, at most {seconds / 60:.0f} min")
+    found, began = [], time.perf_counter()
+    for done, part in enumerate(parts, start=1):
+        found.append(
+            store.cached("doses", measure, pipe=pipe, judge=judge, arms=arms(part), **fixed)
+        )
+        left = (time.perf_counter() - began) / done * (len(parts) - done) / 60
+        tell(f"{done} of {len(parts)} concepts, about {left:.0f} min left")
+    return pd.concat(found, ignore_index=True)
+
+
+def save(measured: pd.DataFrame, marked: Mapping[str, str], folder: Path) -> Path:
+    """Writes the table and, last, what it was made from; returns the table's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    measured.to_parquet(buffer, index=False)
+    write(folder / FILE, buffer.getvalue())
+    sidecar = {"sha256": digest(buffer.getvalue()), "concepts": dict(marked)}
+    write(folder / SIDECAR, (json.dumps(sidecar, indent=1) + "\n").encode())
+    return folder / FILE
+
+
+def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
+    """What `save` wrote; it may hold only some of the concepts.
+
+    Args: marked: What `marks` gives now.
+    Raises:
+        FileNotFoundError: there is no table.
+        ValueError: it is damaged, or was made from other weights or settings.
+    """
+    again = "run `t2i-lens doses`"
+    if not (folder / SIDECAR).exists() or not (folder / FILE).exists():
+        raise FileNotFoundError(f"no {FILE} with its {SIDECAR} in {folder}: {again}")
+    content = (folder / FILE).read_bytes()
+    try:
+        sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+        whole, concepts = sidecar["sha256"] == digest(content), dict(sidecar["concepts"])
+    except (ValueError, KeyError, TypeError):
+        whole, concepts = False, {}
+    if not whole:
+        raise ValueError(f"{folder / FILE} is damaged: {again}")
+    old = [name for name, mark in concepts.items() if marked.get(name) != mark]
+    if old:
+        raise ValueError(f"{folder / FILE} was made from other weights ({old[0]}): {again}")
+    return pd.read_parquet(io.BytesIO(content))
+
+
+def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
+    """Largest difference between pictures drawn anew and the same pictures in the table.
+
+    Returns: By column of `TOLERANCES`.
+    Raises: ValueError: one is above its tolerance, or the table does not hold a picture.
+    """
+    both = again.merge(kept, on=KEYS, suffixes=("", "_kept"))
+    if len(both) < len(again):
+        raise ValueError(f"{len(again) - len(both)} of {len(again)} pictures are not in the table")
+    found = {name: float((both[name] - both[f"{name}_kept"]).abs().max()) for name in TOLERANCES}
+    for name, difference in found.items():
+        if difference > TOLERANCES[name]:
+            raise ValueError(f"{name} differs by {difference:.2g} from the table: draw it anew")
+    return found
+
+
+def per_dose(measured: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Means over prompts and seeds of `measure`, beside what `doses` says of each row."""
+    columns = ["lost", "found", "share", "attention"]
+    means = measured.groupby(["concept", "arm"], sort=False)[columns].mean().reset_index()
+    return means.merge(table, on=["concept", "arm"], validate="one_to_one")
+
+
+def _first_seen(table: pd.DataFrame) -> Callable[[pd.Series], pd.Series]:
+    order = {name: place for place, name in enumerate(dict.fromkeys(table["concept"]))}
+    return lambda column: column.map(order)

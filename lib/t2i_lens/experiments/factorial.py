@@ -1,0 +1,152 @@
+"""Norm, direction and the first layer's attention, set apart from each other in one row.
+
+A learned row differs from a word's in its length, in its direction, and in what the first layer
+of the text encoder makes of both. Here each is set by itself, all else equal.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+
+from t2i_lens.probes.edits import Force, Swap, Value
+from t2i_lens.probes.sampling import generate
+from t2i_lens.probes.text_attention import read_prompts, self_mass
+from t2i_lens.stats.metrics import unit_rows
+
+NORMS = ("mean", "own")
+DIRECTIONS = ("TI", "random", "class")
+ROWS = ("free", "forced")
+CELLS = tuple(product(NORMS, DIRECTIONS, ROWS))
+
+
+def placed_rows(
+    learned: Float[np.ndarray, " d_model"],
+    word: Float[np.ndarray, " d_model"],
+    mean_norm: float,
+    seed: int,
+) -> Float[np.ndarray, "row d_model"]:
+    """The three directions at the two norms, in the order of `NORMS` x `DIRECTIONS`.
+
+    Args:
+        learned: TI embedding, whose own norm is the second.
+        word: The class word's row.
+        mean_norm: Of the vocabulary.
+        seed: Of the random direction.
+    """
+    random = np.random.default_rng(seed).normal(size=len(learned))
+    units = unit_rows(np.stack([learned, random, word]))
+    norms = np.array([mean_norm, np.linalg.norm(learned)])
+    rows = norms[:, None, None] * units
+    return rows.reshape(-1, len(learned)).astype(np.float32)
+
+
+def draw_rows(
+    pipe,
+    word: str,
+    rows: Float[np.ndarray, "row d_model"],
+    prompts: Sequence[dict],
+    seeds: Sequence[int],
+    **sampling,
+) -> dict[str, np.ndarray]:
+    """Draws each row in a word's place, with the first layer's attention from there free or forced.
+
+    Forced, the place attends as the word itself does in the same prompt, in every head.
+
+    Args:
+        word: One token; it names the place and gives the ordinary pattern.
+        rows: Token embeddings.
+        prompts: With the slot `{}`.
+        seeds: One latent each, the same for all rows.
+        sampling: Passed to `sampling.generate`.
+    Returns: `pictures` uint8 [row, free or forced, prompt, seed, height, width, 3];
+        `attention` [row, free or forced, prompt], from the place to itself in the first layer,
+        mean over heads.
+    Raises: ValueError: the word has several tokens.
+    Shown in: notebooks/10_destruction.ipynb
+    """
+    said = [prompt["text"].replace("{}", word) for prompt in prompts]
+    reading = read_prompts(pipe, said, layers=[0])
+    slots = [row.positions(word) for row in reading.rows]
+    if any(len(slot) != 1 for slot in slots):
+        raise ValueError(f"{word!r} is several tokens, a row takes the place of one")
+    patterns = [
+        Value("ordinary pattern", pattern[0, :, slot[0]])
+        for pattern, slot in zip(reading.patterns, slots, strict=True)
+    ]
+    edits = []
+    for row, forced in product(rows, (False, True)):
+        put = Value("row", torch.from_numpy(np.ascontiguousarray(row)))
+        for slot, pattern in zip(slots, patterns, strict=True):
+            force = Force(pattern, layer=0, queries=slot if forced else ())
+            edits.append([Swap(put, positions=slot), force])
+    sentences = said * (2 * len(rows))
+    shape = len(rows), 2, len(prompts)
+    seen = self_mass(read_prompts(pipe, sentences, layers=[0], edits=edits).patterns[:, 0]).mean(1)
+    places = [slot[0] for slot in slots] * (2 * len(rows))
+    own = seen[torch.arange(len(seen)), places].cpu().numpy()
+    pictures = generate(pipe, sentences, list(seeds), edits=edits, **sampling)
+    return {
+        "pictures": pictures.reshape(*shape, *pictures.shape[1:]),
+        "attention": own.reshape(shape),
+    }
+
+
+def effects(means: Float[np.ndarray, " 12"]) -> dict[str, float]:
+    """Main effect of each factor on an outcome, from its means in the order of `CELLS`.
+
+    Returns: `norm`, own minus mean; `direction`, TI minus class; `random`, random minus class;
+        `row`, free minus forced; each averaged over the other factors.
+    """
+    cube = np.reshape(means, (len(NORMS), len(DIRECTIONS), len(ROWS)))
+    norm, direction, row = (cube.mean(axis) for axis in ((1, 2), (0, 2), (0, 1)))
+    return {
+        "norm": float(norm[1] - norm[0]),
+        "direction": float(direction[0] - direction[2]),
+        "random": float(direction[1] - direction[2]),
+        "row": float(row[0] - row[1]),
+    }
+
+
+def lead(means: Float[np.ndarray, " 12"]) -> float:
+    """Direction's main effect minus the larger of norm's and the row's."""
+    found = effects(means)
+    return found["direction"] - max(found["norm"], found["row"])
+
+
+def analysis_of_variance(
+    outcome: Float[np.ndarray, "12 *cell"],
+) -> pd.DataFrame:
+    """What share of an outcome's variance each factor and each of their interactions takes.
+
+    Every prompt and seed is a block, drawn in all cells of the design.
+
+    Args: outcome: In the order of `CELLS`.
+    Returns: A row per term: `df`, `F`, `p` and `share`, partial eta squared (of what the
+        other terms and the blocks leave), 0 to 1. No row if the outcome is the same in all
+        pictures, so that there is no variance to share out.
+    """
+    flat = outcome.reshape(len(CELLS), -1)
+    if np.ptp(flat) == 0:
+        return pd.DataFrame(columns=["df", "F", "p", "share"])
+    table = pd.DataFrame(CELLS, columns=["norm", "direction", "row"])
+    table = table.loc[np.repeat(table.index, flat.shape[1])].reset_index(drop=True)
+    table = table.assign(outcome=flat.ravel(), block=np.tile(np.arange(flat.shape[1]), len(CELLS)))
+    fitted = ols("outcome ~ C(norm) * C(direction) * C(row) + C(block)", data=table).fit()
+    terms = anova_lm(fitted, typ=2)
+    left = terms.loc["Residual", "sum_sq"]
+    terms = terms.drop(["Residual", "C(block)"])
+    return pd.DataFrame(
+        {
+            "df": terms["df"].astype(int).to_numpy(),
+            "F": terms["F"].to_numpy(),
+            "p": terms["PR(>F)"].to_numpy(),
+            "share": (terms["sum_sq"] / (terms["sum_sq"] + left)).to_numpy(),
+        },
+        index=[name.replace("C(", "").replace(")", "").replace(":", " × ") for name in terms.index],
+    )

@@ -1,0 +1,102 @@
+"""Distributions: histograms with marked values, densities in panels."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from t2i_lens.figures.intervals import whisker
+from t2i_lens.figures.style import ROLES, WIDTH, styled
+from t2i_lens.stats.bootstrap import Estimate
+
+
+@styled
+def marked_histogram(
+    groups: Mapping[str, tuple[np.ndarray, str]],
+    edges: np.ndarray,
+    marks: Mapping[str, tuple[float | Estimate | np.ndarray, str]],
+    xlabel: str,
+    ylabel: str = "tokens",
+) -> Figure:
+    """Histograms on stated bins, with values marked on the same axis.
+
+    Args:
+        groups: Label -> (values, role).
+        edges: Bin edges, shared by all groups.
+        marks: Label -> (value, role): a number is a line, an array is a rug of lines on a
+            row of its own, an estimate is a point with its interval.
+        xlabel: What is counted, with its unit.
+        ylabel: What a bar counts.
+    """
+    figure, (axis, rug) = plt.subplots(
+        2,
+        1,
+        figsize=(WIDTH, 2.6 + 0.2 * len(marks)),
+        sharex=True,
+        height_ratios=[2.2, 0.22 * max(len(marks), 1)],
+    )
+    for label, (values, role) in groups.items():
+        axis.hist(
+            values, bins=edges, color=ROLES[role], alpha=0.75, label=f"{label} (n={len(values)})"
+        )
+    for y, (value, role) in enumerate(marks.values()):
+        if isinstance(value, Estimate):
+            whisker(rug, value, y, role)
+        else:
+            rug.plot(
+                np.atleast_1d(value),
+                np.full(np.size(value), y),
+                "|",
+                color=ROLES[role],
+                markersize=10,
+                markeredgewidth=1.8,
+            )
+            if np.size(value) == 1:
+                axis.axvline(
+                    float(np.squeeze(value)), color=ROLES[role], linestyle="--", linewidth=1
+                )
+    rug.set(ylim=(len(marks) - 0.4, -0.6), yticks=range(len(marks)))
+    rug.set_yticklabels(marks)
+    rug.tick_params(axis="y", length=0)
+    rug.set_xlabel(f"{xlabel}; bins of {edges[1] - edges[0]:.3g}")
+    axis.set(ylabel=ylabel, yscale="symlog" if _uneven(groups, edges) else "linear")
+    axis.legend()
+    return figure
+
+
+def _uneven(groups: Mapping[str, tuple[np.ndarray, str]], edges: np.ndarray) -> bool:
+    # A group that would be invisible beside the tallest bar needs a logarithmic count axis.
+    peaks = [np.histogram(values, bins=edges)[0].max() for values, _ in groups.values()]
+    return bool(max(peaks) > 20 * max(min(peaks), 1))
+
+
+@styled
+def density_panels(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, str]]], edges: Mapping[str, np.ndarray]
+) -> Figure:
+    """Counted histograms of equal area, a panel per quantity; the first is filled.
+
+    Args:
+        panels: Quantity -> label -> (counts per bin, role).
+        edges: Quantity -> bin edges.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 2.7), squeeze=False)
+    for axis, (quantity, histograms) in zip(axes[0], panels.items(), strict=True):
+        width = np.diff(edges[quantity])
+        for place, (label, (counts, role)) in enumerate(histograms.items()):
+            axis.stairs(
+                counts / counts.sum() / width,
+                edges[quantity],
+                color=ROLES[role],
+                fill=place == 0,
+                alpha=0.5 if place == 0 else 1,
+                linewidth=1.2,
+                label=f"{label} (n={int(counts.sum()):,})",
+            )
+        axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+        axis.set(xlabel=f"{quantity}; bins of {width[0]:.3g}", ylabel="density")
+        axis.margins(y=0.45)
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="upper left", fontsize=7)
+    return figure

@@ -1,0 +1,77 @@
+"""Where a placeholder's row may start: what textual inversion is compared with itself for.
+
+The usual start is the class word's row. The others are the ways proposed in its place, and two
+that know nothing of the concept.
+
+Sources: Gal et al. 2022 (class word); Cross Initialization, Pang et al., arXiv 2312.15905 (the
+text encoder's output, and the mean of several names).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from t2i_lens.base.shapes import EmbeddingRows
+from t2i_lens.inversion.embedding_table import Vocabulary
+from t2i_lens.inversion.embeddings import Concept
+from t2i_lens.inversion.training import initializer_rows
+from t2i_lens.models.tokens import encode
+
+Initialisation = Literal[
+    "class_word", "mean_of_names", "encoder_output", "random_row", "random_direction"
+]
+INITIALISATIONS: tuple[Initialisation, ...] = get_args(Initialisation)
+
+
+def initial_rows(
+    pipe: StableDiffusionPipeline,
+    concept: Concept,
+    initialisation: Initialisation,
+    vocabulary: Vocabulary,
+    names: Sequence[str] = (),
+    seed: int = 0,
+) -> EmbeddingRows:
+    """The row where a concept's placeholder starts, [1, d_model], float32.
+
+    Args:
+        initialisation: `class_word`: the row of its initializer token. `mean_of_names`: the mean
+            row of `names`. `encoder_output`: what the text encoder gives, after its final norm,
+            at the position of the initializer token, fed alone. `random_row`: one of the
+            vocabulary's trained rows. `random_direction`: uniform on the sphere whose radius is
+            the vocabulary's mean norm.
+        names: Single-token words; the concept's own initializer is not taken.
+        seed: Of the two random ones, together with the concept's name.
+    Raises: ValueError: a word is not one token, or there are no names to take the mean of.
+    """
+    if initialisation == "class_word":
+        return initializer_rows(pipe, concept, 1)
+    if initialisation == "mean_of_names":
+        others = [name for name in names if name != concept.initializer_token]
+        if not others:
+            raise ValueError("mean_of_names needs names other than the initializer")
+        return torch.stack([_row(pipe, name) for name in others]).mean(0, keepdim=True)
+    if initialisation == "encoder_output":
+        _row(pipe, concept.initializer_token)  # refuses a word of several tokens
+        prompt = encode(pipe, concept.initializer_token)
+        ids = torch.tensor([prompt.ids], device=pipe.text_encoder.device)
+        with torch.no_grad():
+            states = pipe.text_encoder(ids).last_hidden_state
+        (place,) = prompt.positions(concept.initializer_token)
+        return states[0, place : place + 1].float()
+    digest = hashlib.sha256(f"{seed}:{concept.name}:{initialisation}".encode()).digest()[:8]
+    generator = torch.Generator().manual_seed(int.from_bytes(digest))
+    if initialisation == "random_row":
+        number = int(torch.randint(len(vocabulary.trained), (1,), generator=generator))
+        return torch.from_numpy(vocabulary.trained[number : number + 1])
+    direction = torch.randn(1, vocabulary.trained.shape[1], generator=generator)
+    return direction / direction.norm() * vocabulary.mean_norm
+
+
+def _row(pipe: StableDiffusionPipeline, word: str) -> torch.Tensor:
+    ids = pipe.tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise ValueError(f"{word!r} is {len(ids)} tokens, choose a word that is one")
+    return pipe.text_encoder.get_input_embeddings().weight[ids[0]].detach().float()

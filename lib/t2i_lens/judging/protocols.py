@@ -1,0 +1,24 @@
+"""What a judge of pictures is to an experiment: anything that finds named objects in them."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+FOUND = 0.5  # an object is in the picture when the judge gives it at least this probability
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """What a judge found; `nouns` are probabilities [picture, noun]."""
+
+    nouns: Float[np.ndarray, "picture noun"]
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that finds named objects in pictures."""
+
+    nouns: list[str]
+
+    def read(self, images: UInt8[np.ndarray, "picture height width 3"]) -> Reading: ...

@@ -1,0 +1,222 @@
+"""The only code that reaches into a CLIP text encoder: read, edited, always restored."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from t2i_lens.probes.edits import Edit, Site
+from t2i_lens.probes.unet_hooks import apply, hold
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """What a text layer makes its attention scores of.
+
+    Scores are (Wq LN(x) + bq) · (Wk LN(x) + bk) * scale, head by head.
+
+    Attributes:
+        norm: LayerNorm's weight, then its bias, [2, d_model].
+        eps: LayerNorm's.
+        query_weight: [head, channel, d_model], applied as weight @ x.
+        query_bias: [head, channel].
+        key_weight: As query_weight.
+        key_bias: As query_bias.
+        scale: Of the scores.
+        positions: Position embeddings that were added to the token embeddings,
+            [token, d_model].
+    """
+
+    norm: Float[Tensor, "2 d_model"]
+    eps: float
+    query_weight: Float[Tensor, "head channel d_model"]
+    query_bias: Float[Tensor, "head channel"]
+    key_weight: Float[Tensor, "head channel d_model"]
+    key_bias: Float[Tensor, "head channel"]
+    scale: float
+    positions: Float[Tensor, "token d_model"]
+
+
+@dataclass
+class TextTrace:
+    """What was read in one forward pass, one tensor a layer; filled as it runs.
+
+    Attributes:
+        layers: Their numbers, rising.
+        inputs: Residual stream before each layer, [batch, token, d_model].
+        outputs: Residual stream after each layer.
+        scores: Before mask and softmax, [batch, head, query, key].
+        patterns: After softmax, [batch, head, query, key].
+        values: What the pattern mixes, [batch, head, key, channel].
+    """
+
+    layers: tuple[int, ...]
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    patterns: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+
+def text_core(encoder: nn.Module) -> nn.Module:
+    """The part of a CLIP text encoder that has embeddings, layers and final norm.
+
+    Raises: ValueError: the encoder is of another type.
+    """
+    core = getattr(encoder, "text_model", encoder)
+    if not hasattr(core, "final_layer_norm") or not hasattr(core.encoder.layers[0], "self_attn"):
+        raise ValueError(f"{type(encoder).__name__} is not a CLIP text encoder")
+    return core
+
+
+@contextmanager
+def eager_attention(encoder: nn.Module) -> Iterator[None]:
+    """Text attention computed step by step, so that its pattern can be seen; then as before."""
+    before = encoder.config._attn_implementation
+    encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        encoder.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def layer_weights(encoder: nn.Module, layer: int = 0) -> LayerWeights:
+    """Copies of the weights that decide a text layer's attention scores."""
+    core = text_core(encoder)
+    module = core.encoder.layers[layer]
+    attention, norm = module.self_attn, module.layer_norm1
+
+    def by_head(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().unflatten(0, (attention.num_heads, -1))
+
+    return LayerWeights(
+        norm=torch.stack([norm.weight, norm.bias]),
+        eps=norm.eps,
+        query_weight=by_head(attention.q_proj.weight),
+        query_bias=by_head(attention.q_proj.bias),
+        key_weight=by_head(attention.k_proj.weight),
+        key_bias=by_head(attention.k_proj.bias),
+        scale=attention.scale,
+        positions=core.embeddings.position_embedding.weight.detach().clone(),
+    )
+
+
+@contextmanager
+def traced_text_encoder(
+    encoder: nn.Module, layers: Sequence[int] | None = None
+) -> Iterator[TextTrace]:
+    """Reads some layers during one forward pass.
+
+    Open it inside `edited_text_encoder` to see what edits did.
+
+    Args:
+        layers: Numbers from 0; all if None.
+    Raises: ValueError: not a CLIP text encoder, or a layer it does not have.
+    """
+    every = text_core(encoder).encoder.layers
+    chosen = tuple(range(len(every)) if layers is None else sorted(set(layers)))
+    unknown = set(chosen) - set(range(len(every)))
+    if unknown:
+        raise ValueError(f"no layer {min(unknown)}: the text encoder has {len(every)}")
+    trace = TextTrace(chosen)
+    with ExitStack() as hooks:
+        hooks.enter_context(eager_attention(encoder))
+        for number in chosen:
+            _trace(hooks, every[number], trace)
+        yield trace
+
+
+@contextmanager
+def edited_text_encoder(encoder: nn.Module, edits: Sequence[Sequence[Edit]]) -> Iterator[None]:
+    """Applies edits inside the text encoder: embedding, pattern, residual and text stages.
+
+    Args:
+        edits: A list for each prompt of the batch; those of other stages are passed over.
+    Raises: ValueError: an edit for a layer that the encoder does not have, or a batch of
+        another size.
+    """
+    core = text_core(encoder)
+    layers = core.encoder.layers
+    for edit in (e for some in edits for e in some):
+        if {"pattern", "residual"} & set(edit.stages) and not 0 <= edit.layer < len(layers):
+            raise ValueError(f"{edit}: the text encoder has layers 0 to {len(layers) - 1}")
+    staged = {stage for some in edits for e in some for stage in e.stages}
+
+    def edited(states: Tensor, site: Site) -> Tensor:
+        if len(states) != len(edits):
+            raise ValueError(f"edits for {len(edits)} prompts, the batch has {len(states)}")
+        rows = [apply(some, row, site) for some, row in zip(edits, states, strict=True)]
+        if all(row is None for row in rows):
+            return states
+        pairs = zip(rows, states, strict=True)
+        return torch.stack([old if new is None else new for new, old in pairs])
+
+    with ExitStack() as hooks:
+        if "pattern" in staged:
+            hooks.enter_context(eager_attention(encoder))
+            for number, layer in enumerate(layers):
+                _edit_pattern(hooks, layer.self_attn, Site("pattern", number), edited)
+        places = [
+            (core.embeddings.token_embedding, Site("embedding")),
+            *((layer, Site("residual", number)) for number, layer in enumerate(layers)),
+            (core.final_layer_norm, Site("text")),
+        ]
+        for module, site in places:
+            if site.stage in staged:
+
+                def replace(_, inputs: tuple, output: Tensor, site=site) -> Tensor:
+                    return edited(output, site)
+
+                hold(hooks, module.register_forward_hook(replace))
+        yield
+
+
+def _edit_pattern(hooks: ExitStack, attention: nn.Module, site: Site, edited: Callable) -> None:
+    """Recomputes the output of those queries whose pattern an edit changes."""
+    seen: dict[str, Tensor] = {}
+
+    def keep_value(_, inputs: tuple, output: Tensor) -> None:
+        seen["value"] = output
+
+    def replace(_, inputs: tuple, output: tuple) -> tuple:
+        states, pattern = output
+        after, value = edited(pattern, site), seen.pop("value")
+        if after is pattern:
+            return output
+        heads = value.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        mixed = (after @ heads).transpose(1, 2).flatten(2)
+        changed = (after != pattern).any(-1).any(1)[..., None]  # [batch, query, 1]
+        return torch.where(changed, attention.out_proj(mixed), states), after
+
+    hold(hooks, attention.v_proj.register_forward_hook(keep_value))
+    hold(hooks, attention.register_forward_hook(replace))
+
+
+def _trace(hooks: ExitStack, layer: nn.Module, trace: TextTrace) -> None:
+    attention, seen = layer.self_attn, {}
+
+    def keep(name: str) -> Callable:
+        def hook(_, inputs: tuple, output: Tensor) -> None:
+            seen[name] = output.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+        return hook
+
+    def keep_attention(_, inputs: tuple, output: tuple) -> None:
+        scores = seen.pop("query") @ seen.pop("key").transpose(-1, -2)
+        trace.scores.append(scores * attention.scale)
+        trace.patterns.append(output[1])
+        trace.values.append(seen.pop("value"))
+
+    def keep_states(_, inputs: tuple, output: Tensor) -> None:
+        trace.inputs.append(inputs[0])
+        trace.outputs.append(output)
+
+    hold(hooks, attention.q_proj.register_forward_hook(keep("query")))
+    hold(hooks, attention.k_proj.register_forward_hook(keep("key")))
+    hold(hooks, attention.v_proj.register_forward_hook(keep("value")))
+    hold(hooks, attention.register_forward_hook(keep_attention))
+    hold(hooks, layer.register_forward_hook(keep_states))

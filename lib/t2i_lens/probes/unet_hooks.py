@@ -1,0 +1,252 @@
+"""The only code that reaches into the U-Net: layers found, counted, always restored.
+
+Observing and editing are done with module hooks, and in an eager layer by listening to the method
+that computes its probabilities. The model's own attention code runs on, whatever its kernel, so
+that observing changes no bit of a picture; queries and keys are read where the projections leave
+them, and edits are made where the projections read. Only who asks for shared attention gets
+another kernel.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.models.attention_processor import AttnProcessor
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from t2i_lens.probes import attention_kernels
+from t2i_lens.probes.edits import Edit, Site
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """What one cross-attention layer was asked, in one step, for a whole batch.
+
+    Attributes:
+        layer: Its path in the U-Net.
+        query: [batch, head, pixel, channel]; `height` x `width` pixels, row by row.
+        key: [batch, head, token, channel].
+        scale: What scores are multiplied by before the softmax.
+        mask: Added to the scores, or None.
+        probabilities: The layer's own, where it has them in float32, of the batch's rows from
+            `first` on.
+    """
+
+    layer: str
+    query: Float[Tensor, "batch head pixel channel"]
+    key: Float[Tensor, "batch head token channel"]
+    scale: float
+    mask: Float[Tensor, "batch 1 #pixel token"] | None
+    height: int
+    width: int
+    probabilities: Float[Tensor, "row head pixel token"] | None = None
+    first: int = 0
+
+
+def unet_of(pipe) -> nn.Module:
+    """The U-Net of a pipeline.
+
+    Raises: ValueError: it has another denoiser.
+    """
+    unet = getattr(pipe, "unet", None)
+    if unet is None:
+        raise ValueError(f"{type(pipe).__name__} has no U-Net: use Stable Diffusion 1, 2 or XL")
+    return unet
+
+
+def cross_attention_layers(unet: nn.Module, expected: int | None = None) -> dict[str, nn.Module]:
+    """Cross-attention layers of a U-Net by path, in the order in which they run.
+
+    Args:
+        expected: How many there must be, where that is known.
+    Raises: ValueError: none, another number, or one of a kind that cannot be read.
+    """
+    found = {path: m for path, m in unet.named_modules() if path.split(".")[-1] == "attn2"}
+    # diffusers registers the middle block last.
+    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+    layers = dict(sorted(found.items(), key=lambda item: order.get(item[0].split(".")[0], 3)))
+    if not layers:
+        kind = type(unet).__name__
+        raise ValueError(f"{kind} has no cross-attention layers (attn2): use a SD or SDXL U-Net")
+    if expected is not None and len(layers) != expected:
+        raise ValueError(f"{len(layers)} cross-attention layers found, {expected} expected")
+    for path, layer in layers.items():
+        if layer.norm_cross is not None or layer.norm_q is not None or layer.fused_projections:
+            raise ValueError(f"{path} normalises or fuses its projections: not supported")
+    return layers
+
+
+def short_name(path: str) -> str:
+    """`down_blocks.1.attentions.0.transformer_blocks.0.attn2` as `down.1.0`, for figures.
+
+    The number of the transformer block follows where it is not 0.
+    """
+    block, *numbers = path.replace("mid_block", "mid_blocks").split(".")
+    numbers = [n for n in numbers if n.isdigit()]
+    if numbers[-1] == "0":
+        numbers.pop()
+    return ".".join([block.removesuffix("_blocks"), *numbers])
+
+
+def guidance_branches(pipe, batch: int) -> dict[str, slice]:
+    """Rows of a U-Net batch by the name of their half of classifier-free guidance.
+
+    The only place that knows the order of the halves: diffusers' pipelines put the
+    unconditional one first. Without guidance all rows are conditional.
+
+    Args:
+        pipe: A pipeline that is being called.
+        batch: Rows the U-Net got.
+    """
+    if not pipe.do_classifier_free_guidance:
+        return {"conditional": slice(0, batch)}
+    pictures, rest = divmod(batch, 2)
+    if rest:
+        raise ValueError(f"{batch} rows cannot be two halves of classifier-free guidance")
+    return {"unconditional": slice(0, pictures), "conditional": slice(pictures, batch)}
+
+
+@contextmanager
+def observed_cross_attention(
+    unet: nn.Module,
+    observe: Callable[[CrossAttention], None],
+    *,
+    layers: Sequence[str] | None = None,
+    expected: int | None = None,
+    share: Callable[[int], slice | None] | None = None,
+) -> Iterator[dict[str, nn.Module]]:
+    """Calls `observe` after every cross-attention layer, while the context is open.
+
+    The tensors keep their graph where gradients are on.
+
+    Args:
+        layers: Paths to observe; all if None.
+        expected: As in `cross_attention_layers`.
+        share: Rows of a batch of that size to be drawn with the probabilities that `observe`
+            gets; None for none of them. Without gradients; results differ by rounding.
+    Yields: The layers that are observed.
+    Raises: ValueError: as `cross_attention_layers`, or a path that is none of them.
+    """
+    chosen = _chosen(cross_attention_layers(unet, expected), layers)
+    with ExitStack() as hooks:
+        for path, layer in chosen.items():
+            _watch(hooks, unet, path, layer, observe, share)
+        yield chosen
+
+
+@contextmanager
+def edited_cross_attention(
+    pipe, edits: Sequence[Sequence[Edit]], *, expected: int | None = None
+) -> Iterator[None]:
+    """Applies edits to what cross-attention layers make keys and values of.
+
+    Args:
+        pipe: A pipeline, called once while the context is open.
+        edits: A list for each picture of the batch; those of other stages are passed over.
+    Raises: ValueError: as `cross_attention_layers`, an edit for a layer that is none of them,
+        or a batch of another size.
+    """
+    unet = unet_of(pipe)
+    found = cross_attention_layers(unet, expected)
+    ours = [[e for e in some if {"key", "value"} & set(e.stages)] for some in edits]
+    for edit in (e for some in ours for e in some):
+        _chosen(found, getattr(edit, "layers", None))
+    step = -1
+
+    def next_step(*_) -> None:
+        nonlocal step
+        step += 1
+
+    def edited(states: Tensor, layer: str, stage: str) -> Tensor:
+        changed = states
+        for branch, rows in guidance_branches(pipe, len(states)).items():
+            if rows.stop - rows.start != len(edits):
+                raise ValueError(f"edits for {len(edits)} pictures, the batch is of another size")
+            for row, some in zip(range(rows.start, rows.stop), ours, strict=True):
+                after = apply(some, states[row], Site(stage, layer, step, branch))
+                if after is not None:
+                    # Copied at the first change only, so that no edit costs nothing.
+                    changed = states.clone() if changed is states else changed
+                    changed[row] = after
+        return changed
+
+    with ExitStack() as hooks:
+        if any(ours):
+            hold(hooks, unet.register_forward_pre_hook(next_step))
+            for path, layer in found.items():
+                for stage, projection in (("key", layer.to_k), ("value", layer.to_v)):
+
+                    def replace(_, inputs: tuple, path=path, stage=stage) -> tuple:
+                        return (edited(inputs[0], path, stage), *inputs[1:])
+
+                    hold(hooks, projection.register_forward_pre_hook(replace))
+        yield
+
+
+def apply(edits: Sequence[Edit], activation: Tensor, site: Site) -> Tensor | None:
+    """The activation after all edits, or None where none of them is for this site."""
+    after = activation
+    for edit in edits:
+        if site.stage in edit.stages:
+            after = edit(after, site)
+    return None if after is activation else after
+
+
+def _chosen(found: dict[str, nn.Module], layers: Sequence[str] | None) -> dict[str, nn.Module]:
+    unknown = set(layers or ()) - set(found)
+    if unknown:
+        raise ValueError(f"no cross-attention layer {min(unknown)!r}; there are {list(found)}")
+    return {path: m for path, m in found.items() if layers is None or path in layers}
+
+
+def hold(hooks: ExitStack, handle: Any) -> None:
+    """Removes a hook when the stack closes."""
+    hooks.callback(handle.remove)
+
+
+def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, observe, share) -> None:
+    seen: dict[str, Any] = {}
+
+    def keep_size(_, inputs: tuple, named: dict) -> None:
+        states = inputs[0] if inputs else named["hidden_states"]
+        seen["size"] = tuple(states.shape[-2:])
+
+    def keep(name: str) -> Callable:
+        return lambda _, inputs, output: seen.update({name: output})
+
+    def call(_, inputs: tuple, named: dict, output: Any) -> None:
+        query, key = (
+            seen.pop(name).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+            for name in ("query", "key")
+        )
+        mask = named.get("attention_mask")
+        first, probabilities = seen.pop("probabilities", (0, None))
+        observe(
+            CrossAttention(
+                layer=path,
+                query=query,
+                key=key,
+                scale=layer.scale,
+                mask=None if mask is None else mask[:, None],
+                height=seen["size"][0],
+                width=seen["size"][1],
+                probabilities=probabilities,
+                first=first,
+            )
+        )
+
+    def keep_probabilities(first: int, found: Tensor) -> None:
+        seen["probabilities"] = first, found
+
+    # The spatial transformer around the layer still has height and width apart.
+    spatial = unet.get_submodule(path.split(".transformer_blocks.")[0])
+    hold(hooks, spatial.register_forward_pre_hook(keep_size, with_kwargs=True))
+    hold(hooks, layer.to_q.register_forward_hook(keep("query")))
+    hold(hooks, layer.to_k.register_forward_hook(keep("key")))
+    if type(layer.processor) is AttnProcessor:
+        attention_kernels.keep_eager(hooks, layer, keep_probabilities)
+    elif share is not None:
+        attention_kernels.share(hooks, layer, share, keep_probabilities)
+    hold(hooks, layer.register_forward_hook(call, with_kwargs=True))

@@ -1,0 +1,72 @@
+"""What an outcome can be told from, on groups that were not looked at."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from t2i_lens.stats.bootstrap import Estimate, cluster_bootstrap, determination
+from t2i_lens.stats.metrics import rank_correlation
+
+FOLDS = 5
+
+
+def held_out(
+    causes: Float[np.ndarray, "observation cause"],
+    outcome: Float[np.ndarray, " observation"],
+    groups: np.ndarray,
+) -> Float[np.ndarray, " observation"]:
+    """Each outcome as a ridge regression tells it that has not seen its group.
+
+    Raises: ValueError: fewer than two groups.
+    """
+    count = len(np.unique(groups))
+    if count < 2:
+        raise ValueError("all observations are in one group: none is left to test on")
+    model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-2, 3, 11)))
+    folds = GroupKFold(min(FOLDS, count))
+    return cross_val_predict(model, causes, outcome, groups=groups, cv=folds)
+
+
+def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: str) -> Estimate:
+    """Share of the variance of an outcome that causes tell on groups not looked at.
+
+    Args: Names of columns.
+    Returns: 1 is all of it; 0 what the mean tells, below 0 is worse than that. The interval
+        resamples groups, with the predictions kept; n counts groups.
+    Raises: ValueError: fewer than two groups, or the outcome is constant.
+    """
+    truth, groups = table[outcome].to_numpy(float), table[group].to_numpy()
+    if np.ptp(truth) == 0:
+        raise ValueError(f"{outcome} is the same everywhere: there is nothing to explain")
+    guess = held_out(table[list(causes)].to_numpy(float), truth, groups)
+    found = cluster_bootstrap(groups, lambda rows: determination(truth[rows], guess[rows]))
+    return found[0]
+
+
+def associations(
+    table: pd.DataFrame, causes: Sequence[str], outcome: str, group: str
+) -> dict[str, tuple[Estimate, Estimate]]:
+    """How each cause goes with an outcome: by itself, and with all other causes held fixed.
+
+    Args: Names of columns.
+    Returns: Cause -> (rank correlation, partial rank correlation); intervals resample groups.
+    """
+    values, truth = table[list(causes)].to_numpy(float), table[outcome].to_numpy(float)
+    groups, found = table[group].to_numpy(), {}
+    for place, cause in enumerate(causes):
+        others = np.delete(values, place, axis=1)
+
+        def alone(picked: np.ndarray, place=place) -> float:
+            return rank_correlation(values[picked, place], truth[picked])
+
+        def given(picked: np.ndarray, place=place, others=others) -> float:
+            return rank_correlation(values[picked, place], truth[picked], others[picked])
+
+        found[cause] = cluster_bootstrap(groups, alone)[0], cluster_bootstrap(groups, given)[0]
+    return found

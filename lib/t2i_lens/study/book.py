@@ -1,0 +1,169 @@
+"""The book: executed notebooks, generated pages and those of `book/`, as static HTML."""
+
+import base64
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from t2i_lens.base.files import write
+from t2i_lens.base.paths import BUILD, DATA, ROOT
+from t2i_lens.study.claims import compare_records, load_claims, load_records, scoreboard_markdown
+from t2i_lens.study.execute import STAMP, Job, RunError, replace_folder, sha256
+from t2i_lens.study.verdicts import Record
+
+SOURCE = ROOT / "book"
+SITE = BUILD / "book"
+RECORDED = DATA / "results" / "claims"
+BADGE = re.compile(r"\[!\[Open in Colab\].*\n?")
+# What a page with formulas needs of MathJax, out of the twenty times larger package.
+MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
+# The README's picture: a cell of the first chapter.
+HERO = ("01_hero", "figure-pictures", SOURCE / "hero.png")
+# What the toybox's page shows of the model's card.
+CARD = (
+    "README.md", "training.md", "world.png", "contact_sheet.png", "failures.png",
+    "training/curves.png",
+)  # fmt: skip
+
+
+def build(jobs: list[Job], console: Console) -> bool:
+    """Build the site from finished runs, unless nothing it is made of changed.
+
+    Returns: Whether it was built.
+    Raises: RunError: a warning or an error of the build; the site that was there stays.
+    """
+    _stage(jobs)
+    now = {path.relative_to(ROOT).as_posix(): sha256(path) for path in _files(SOURCE)}
+    now |= {file.name: sha256(file) for file in sorted((ROOT / "lib").glob("*.lock"))}
+    stamp = BUILD / "book.json"
+    if _stands(stamp, now):
+        return False
+    log = BUILD / "book.log"
+    (BUILD / "tmp").mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=BUILD / "tmp") as temporary,
+        console.status("building the book"),
+        log.open("w") as output,
+    ):
+        # By its path, since the environment need not be activated.
+        jupyter_book = Path(sys.executable).with_name("jupyter-book")
+        command = [jupyter_book, "build", SOURCE, "--all", "-W", "--keep-going"]
+        command += ["--path-output", temporary]
+        result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
+        site = Path(temporary) / "_build" / "html"
+        if result.returncode or not (site / "index.html").exists():
+            raise RunError(f"the book does not build: {_complaint(log)}")
+        replace_folder(site, SITE)
+    left = {path.relative_to(SITE).as_posix(): sha256(path) for path in _files(SITE)}
+    write(stamp, json.dumps({"from": now, "files": left}).encode())
+    return True
+
+
+def fresh(jobs: list[Job]) -> list[Record]:
+    """The claims that finished runs measured."""
+    claims = load_claims()
+    found = (load_records(job.target / "claims.json", claims) for job in jobs)
+    return [record for records in found for record in records]
+
+
+def drift(jobs: list[Job]) -> list[str]:
+    """How the claims of finished runs differ from the records; empty when they do not.
+
+    Records of profiles that the runs do not measure are left out.
+    """
+    measured = fresh(jobs)
+    profiles = {job.target.parent.name for job in jobs}
+    return compare_records([r for r in load_records(RECORDED) if r.profile in profiles], measured)
+
+
+def figure(job: Job, cell: str) -> bytes:
+    """The picture that a cell of a finished run shows, as PNG.
+
+    Raises: RunError: there is no such cell, or it shows none.
+    """
+    for found in json.loads(job.executed.read_text(encoding="utf-8"))["cells"]:
+        for output in found.get("outputs", []) if found["id"] == cell else []:
+            if "image/png" in output.get("data", {}):
+                return base64.b64decode(output["data"]["image/png"])
+    raise RunError(f"{job.notebook.stem}: cell {cell} shows no picture")
+
+
+def _stage(jobs: list[Job]) -> None:
+    """Put what is generated where jupyter-book looks for it, touching only what changed."""
+    from t2i_lens.study.pages import capture_page, profiles_page  # loads diffusers, which talks
+
+    chapters = SOURCE / "chapters"
+    chapters.mkdir(exist_ok=True)
+    for old in set(chapters.glob("*.ipynb")) - {chapters / job.notebook.name for job in jobs}:
+        old.unlink()
+    for job in jobs:
+        # The badge is a picture from elsewhere; in the book a button does its work.
+        notebook = json.loads(job.executed.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = BADGE.sub("", "".join(cell["source"]))
+        _update(chapters / job.notebook.name, json.dumps(notebook, indent=1))
+    measured = fresh(jobs)
+    known = {(record.id, record.profile) for record in measured}
+    others = [r for r in load_records(RECORDED) if (r.id, r.profile) not in known]
+    _update(SOURCE / "scoreboard.md", scoreboard_markdown(load_claims(), measured + others))
+    _update(SOURCE / "profiles.md", profiles_page({job.notebook.stem for job in jobs}))
+    _update(SOURCE / "capture.md", capture_page())
+    for name in CARD:
+        shipped, staged = DATA / "models" / "toybox" / name, SOURCE / "toybox" / Path(name).name
+        if shipped.exists():
+            staged.parent.mkdir(exist_ok=True)
+            if not staged.exists() or sha256(staged) != sha256(shipped):
+                shutil.copyfile(shipped, staged)
+    static = SOURCE / "_static" / "mathjax"
+    if not static.exists():
+        origin = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
+        with tempfile.TemporaryDirectory(dir=BUILD) as temporary:
+            for part in MATHJAX:
+                source = origin / "static" / "mathjax" / part
+                target = Path(temporary) / "mathjax" / part
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+            replace_folder(Path(temporary) / "mathjax", static)
+
+
+def _update(file: Path, text: str) -> None:
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write(file, text.encode())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STAMP)
+
+
+def _stands(stamp: Path, now: dict[str, str]) -> bool:
+    """Whether the site was made from what there is now, and is still as it was made."""
+    try:
+        made = json.loads(stamp.read_text(encoding="utf-8"))
+        whole = all(sha256(SITE / name) == value for name, value in made["files"].items())
+        return whole and made["from"] == now
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _complaint(log: Path) -> str:
+    """The first warning or error that the build printed, without colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
+    lines = [line for line in text.splitlines() if "WARNING" in line or "ERROR" in line]
+    place = log.relative_to(BUILD.parent)
+    return f"{lines[0].replace(f'{SOURCE}/', '')} (all in {place})" if lines else f"see {place}"
+
+
+def toc() -> list[str]:
+    """Names of the chapters in the order of the book."""
+    contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
+    entries = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    return [entry.removeprefix("chapters/") for entry in entries if entry.startswith("chapters/")]

@@ -1,0 +1,277 @@
+"""The command `t2i-lens`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from t2i_lens.base.paths import DATA
+from t2i_lens.study import book as pages
+from t2i_lens.study import claims, embeddings_cli, execute, verdicts
+from t2i_lens.study.parameters import check
+
+# What is heavy is imported by the command that needs it: `book` must answer at once.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+claims_app = typer.Typer(invoke_without_command=True, help="Claims and what was measured of them.")
+app.add_typer(claims_app, name="claims")
+app.add_typer(embeddings_cli.app, name="embeddings")
+
+
+@app.command()
+def book() -> None:
+    """Execute the notebooks that are out of date and build the book from them."""
+    console, jobs = Console(), execute.chapters()
+    unlisted = {job.notebook.stem for job in jobs} ^ set(pages.toc())
+    if unlisted:
+        raise execute.RunError(
+            f"{', '.join(sorted(unlisted))}: in book/_toc.yml or notebooks/ only"
+        )
+    executed = execute.execute(jobs, console)
+    built = pages.build(jobs, console)
+    what = "book built" if built else "book is up to date"
+    index = pages.SITE / "index.html"
+    console.print(f"{what}, {len(executed)} of {len(jobs)} notebooks executed: {index}")
+    _report(pages.drift(jobs))
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="name, such as 01_hero")],
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value")] = None,
+) -> None:
+    """Execute one notebook with parameters of your choice, apart from the book."""
+    file = execute.find(notebook)
+    job = execute.trial(file, check(file, parameter or []))
+    executed = execute.execute([job], Console())
+    print(f"{job.executed}{'' if executed else ' is up to date'}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sweep(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="YAML, such as notebooks/sweeps/norms.yaml")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it costs")] = False,
+) -> None:
+    """Run a grid of notebooks and gather their claims; other options go to Snakemake.
+
+    Without any, it uses the cores of this machine; `--executor slurm --jobs 20` uses a cluster.
+    """
+    from t2i_lens.study import sweep as grid
+    from t2i_lens.study import sweep_table
+
+    plan = grid.plan(config)
+    print(plan.cost(), flush=True)
+    if dry_run:
+        return
+    grid.launch(plan, context.args)
+    rows = sweep_table.gather(plan)
+    table, page = sweep_table.save(rows, plan)
+    undone = rows[rows["status"] != "done"]["cell"].nunique()
+    print(f"{table}\n{page}")
+    if undone:
+        raise execute.RunError(f"{undone} of {len(plan.jobs)} runs are missing, see {page}")
+
+
+@claims_app.callback()
+def show_claims(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="every field, as JSON")] = False,
+) -> None:
+    """Every claim on every profile with its recorded verdict."""
+    if context.invoked_subcommand:
+        return
+    stated, recorded = claims.load_claims(), claims.load_records(pages.RECORDED)
+    if json:
+        print(claims.claims_json(stated, recorded))
+        return
+    table = Table("claim", "profile", "verdict", "value", "statement")
+    for row in claims.table(stated, recorded):
+        value = "" if row["value"] is None else f"{row['value']:.3g}"
+        verdict = f"{verdicts.MARKS[row['verdict']]} {row['verdict']}"
+        table.add_row(row["id"], row["profile"], verdict, value, row["statement"])
+    Console().print(table)
+
+
+@claims_app.command()
+def scoreboard() -> None:
+    """The scoreboard of the recorded verdicts, in Markdown."""
+    print(claims.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
+
+
+@app.command()
+def record() -> None:
+    """Make what the book's notebooks measured the record that later runs are compared with."""
+    from t2i_lens.study import manifest
+
+    console, jobs = Console(), execute.chapters()
+    execute.execute(jobs, console)
+    changes = pages.drift(jobs)
+    for job in jobs:
+        folder = pages.RECORDED / job.target.parent.name
+        claims.write_records(pages.fresh([job]), folder / f"{job.notebook.stem}.json")
+        for old in set(folder.glob("*.json")) - {folder / f"{j.notebook.stem}.json" for j in jobs}:
+            old.unlink()
+        if job.notebook.stem == pages.HERO[0]:
+            pages.HERO[2].write_bytes(pages.figure(job, pages.HERO[1]))
+    manifest.update()
+    for change in changes:
+        console.print(change, highlight=False, markup=False)
+    console.print(f"{len(pages.fresh(jobs))} claims recorded, {len(changes)} differ from before")
+
+
+@app.command()
+def invert(
+    concept: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
+    profile: Annotated[str, typer.Option(help="model to train on")] = "toybox",
+) -> None:
+    """Train the placeholder tokens of data/concepts in every way that the chapters need.
+
+    It says what it costs before it starts. What is there already is not trained again; an
+    interrupted command goes on where it was.
+    """
+    from dataclasses import replace
+
+    from t2i_lens.inversion import embeddings, training_plan
+    from t2i_lens.inversion.embedding_table import (
+        folder_of,
+        read_counts,
+        read_table,
+        sort_vocabulary,
+    )
+    from t2i_lens.models import profiles
+    from t2i_lens.study import manifest
+
+    console, concepts, device = Console(), embeddings.load_concepts(), profiles.best_device()
+    model = profiles.settle(profiles.get(profile), device)
+    model = replace(model, dtype="float32")  # half precision would round small gradients to nothing
+    plan = training_plan.plan(training_plan.recipe(profile), concepts)
+    for what, asked, names in (
+        ("concept", concept, [c.name for c in concepts]),
+        ("variant", variant, [v.name for v in plan]),
+    ):
+        if unknown := set(asked or []) - set(names):
+            missing = ", ".join(sorted(unknown))
+            raise ValueError(f"no {what} {missing}; there are: {', '.join(names)}")
+    mark, folder = profiles.fingerprint(model), folder_of(profile)
+    plan = [v for v in plan if not variant or v.name in variant]
+    planned = training_plan.runs(plan, concepts, embeddings.load_contexts, folder)
+    planned = [run for run in planned if not concept or run.concept.name in concept]
+    left = training_plan.pending(planned, mark)
+    table = Table("variant", "runs", "to train", "steps", "rate", "start", "contexts")
+    for v in plan:
+        counts = (str(sum(run.variant is v for run in some)) for some in (planned, left))
+        table.add_row(
+            v.name, *counts, str(v.config.steps), f"{v.config.learning_rate:g}",
+            v.initialisation, v.contexts,
+        )  # fmt: skip
+    console.print(table)
+    if left:
+        pipe = profiles.load(model, device)
+        rows = read_table(pipe)
+        words = sort_vocabulary(rows, read_counts(Path(model.repo), len(rows["rows"])))
+        together = training_plan.TOGETHER.get(profile, 1)
+        minutes = training_plan.seconds(pipe, left, together) / 60
+        console.print(f"{len(left)} of {len(planned)} runs to train: about {minutes:.0f} min")
+        training_plan.carry_out(
+            pipe, left, mark, words, training_plan.names(concepts), together=together
+        )
+    if folder.is_relative_to(DATA):
+        manifest.update()
+
+
+@app.command()
+def doses(
+    share: Annotated[float, typer.Option(help="of the concepts, hero first", min=0.01, max=1)] = 1,
+    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
+) -> None:
+    """Draw every learned token at several steps of its training and keep what is lost.
+
+    It says what it costs before it starts; an interrupted command goes on where it was.
+    """
+    from dataclasses import asdict
+
+    from t2i_lens.base.lazy import Lazy
+    from t2i_lens.base.paths import BUILD
+    from t2i_lens.experiments import destruction, dose
+    from t2i_lens.inversion.embedding_table import (
+        doses_folder,
+        folder_of,
+        load_variants,
+        read_table,
+    )
+    from t2i_lens.judging import judges
+    from t2i_lens.models import profiles
+    from t2i_lens.study import manifest
+    from t2i_lens.study.store import Store
+
+    device = profiles.best_device()
+    model = profiles.settle(profiles.get(profile), device)
+    pipe = Lazy(lambda: profiles.load(model, device), profiles.fingerprint(model))
+    folder = folder_of(profile)
+    tokens = load_variants(folder)
+    nouns = list(dict.fromkeys(tokens["superclass"]))
+    rows = read_table(pipe.get(), nouns)
+    table = dose.doses(tokens, dict(zip(nouns, rows["rows"][rows["word_ids"]], strict=True)))
+    names = list(dict.fromkeys(table["concept"]))
+    table = table[table["concept"].isin(names[: max(1, round(share * len(names)))])]
+    prompts = [asdict(prompt) for prompt in destruction.load_prompts(dose.PROMPT_SET)]
+    looker = judges.judge_for(profile)
+    measured = dose.carry_out(Store(BUILD / "results"), pipe, looker, table, prompts)
+    marked = dose.marks(pipe, looker, table, prompts)
+    print(dose.save(measured, marked, doses_folder(folder)))
+    if folder.is_relative_to(DATA):
+        manifest.update()
+
+
+@app.command("profiles")
+def list_profiles(
+    chapters: Annotated[bool, typer.Option("--chapters", help="chapters × profiles")] = False,
+) -> None:
+    """The models that a notebook can be run on."""
+    from t2i_lens.models.profiles import PROFILES, best_device, describe_need, on_device
+    from t2i_lens.study.support import load_support, reason_against
+
+    if chapters:
+        table, listed = Table("chapter", *PROFILES, "why not the others"), load_support()
+        for chapter in sorted(listed):
+            reasons = [reason_against(chapter, profile, listed) for profile in PROFILES]
+            why = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+            table.add_row(chapter, *("" if reason else "yes" for reason in reasons), why)
+        Console().print(table)
+        return
+    device = best_device()
+    table = Table(
+        "profile", "repository", "commit", "pictures", "steps", "guidance", "layers", "needs"
+    )
+    for p in PROFILES.values():
+        repo = p.repo if p.on_hub else str(Path(p.repo).relative_to(DATA.parent))
+        commit = (p.revision or "unpinned")[:12] if p.on_hub else "shipped"
+        here = on_device(p, device)
+        table.add_row(
+            p.name, repo, commit, f"{p.height}×{p.width}", str(p.num_inference_steps),
+            str(p.guidance_scale), str(p.cross_attention_layers), describe_need(here, device),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _report(changes: list[str]) -> None:
+    if changes:
+        text = "\n".join(changes)
+        raise execute.RunError(f"{text}\nclaims differ from the records: `make record` if meant")
+
+
+def main() -> None:
+    """Run a command; what goes wrong in a foreseen way is one short message and exit code 1."""
+    try:
+        app()
+    except (execute.RunError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

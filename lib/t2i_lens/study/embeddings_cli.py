@@ -1,0 +1,69 @@
+"""The commands `t2i-lens embeddings`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="TI embeddings in files of other tools.")
+Source = Annotated[str, typer.Argument(metavar="FILE", help="or an id sd-concepts-library/…")]
+Name = Annotated[str | None, typer.Option(help="the placeholder, in place of the file's own")]
+
+
+class Layout(StrEnum):
+    diffusers = "diffusers"
+    a1111 = "a1111"
+
+
+@app.command()
+def inspect(file: Source, name: Name = None) -> None:
+    """What an embedding file holds: names, vectors, widths, norms, the likely model."""
+    from t2i_lens.inversion.concept_library import locate
+    from t2i_lens.inversion.published_files import read_tokens
+
+    table = Table("token", "vectors", "width", "dtype", "norms", "likely model", "layout")
+    for token in read_tokens(locate(file), name):
+        widths = " + ".join(str(rows.shape[1]) for rows in token.rows)
+        dtypes = {str(rows.dtype).removeprefix("torch.") for rows in token.rows}
+        norms = [
+            ", ".join(f"{norm:.3g}" for norm in rows.double().norm(dim=1)) for rows in token.rows
+        ]
+        table.add_row(
+            token.name, str(len(token.rows[0])), widths, ", ".join(sorted(dtypes)),
+            " + ".join(norms), token.likely_model, token.layout,
+        )  # fmt: skip
+    # Rich would read a name such as [b] as a style.
+    Console(markup=False).print(table)
+
+
+@app.command()
+def convert(
+    file: Source,
+    to: Annotated[Layout, typer.Option(help="tool that is to read it")],
+    output: Annotated[Path, typer.Option(help="folder")] = Path(),
+    name: Name = None,
+) -> None:
+    """Write each token of an embedding file as a safetensors file of its own."""
+    from t2i_lens.inversion.concept_library import locate
+    from t2i_lens.inversion.published_files import read_tokens, write_tokens
+
+    for written in write_tokens(read_tokens(locate(file), name), output, to.value):
+        print(written)
+
+
+@app.command()
+def add(
+    file: Source,
+    class_word: Annotated[str, typer.Option(help="what the tokens are compared with: one token")],
+    profile: Annotated[str, typer.Option(help="model that they were trained on")] = "sd15",
+    name: Name = None,
+) -> None:
+    """Put the tokens of an embedding file among those that the chapters of a profile measure."""
+    from t2i_lens.inversion.concept_library import locate
+    from t2i_lens.inversion.published_files import add_tokens, read_tokens
+
+    for folder in add_tokens(read_tokens(locate(file), name), class_word, profile, source=file):
+        print(folder)

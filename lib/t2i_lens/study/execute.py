@@ -1,0 +1,299 @@
+"""The driver: executes notebooks in parallel processes, and only those that are out of date.
+
+A run is a folder with the executed notebook, `run.json` and `claims.json`. It is made aside and
+put in its place when it has succeeded, with a stamp: what it was made from, and the sha256 of
+all that it left. A run whose stamp no longer fits is made again.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from t2i_lens.base.files import digest, write
+from t2i_lens.base.paths import BUILD, DATA, ROOT
+from t2i_lens.study.closure import closure, imports
+
+NOTEBOOKS = ROOT / "notebooks"
+EXECUTED = "notebook.ipynb"
+STAMP = "stamp.json"
+# Recorded claims are what a run is compared with, and the manifest only describes the rest.
+NOT_INPUTS = ("results", "manifest.yaml")
+# The engine of sweeps decides where and when a notebook runs, not what it measures.
+NOT_LOCKS = ("requirements-sweep.lock",)
+
+
+class RunError(RuntimeError):
+    """A notebook that could not be executed; the message is one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One notebook to execute.
+
+    Attributes:
+        notebook: Source file.
+        target: Folder of the run.
+        parameters: Those that differ from the notebook's own.
+    """
+
+    notebook: Path
+    target: Path
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def executed(self) -> Path:
+        return self.target / EXECUTED
+
+
+def chapters(profile: str = "toybox") -> list[Job]:
+    """A job for every notebook of the book, with the parameters that are written in it."""
+    return [
+        Job(notebook, BUILD / "runs" / profile / notebook.stem)
+        for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))
+    ]
+
+
+def find(name: str) -> Path:
+    """The notebook of a name, which may carry a folder and a suffix.
+
+    Raises: RunError: there is none.
+    """
+    file = NOTEBOOKS / f"{Path(name).stem}.ipynb"
+    if not file.exists():
+        known = ", ".join(file.stem for file in sorted(NOTEBOOKS.glob("*.ipynb")))
+        raise RunError(f"no notebook '{name}'; there are: {known}")
+    return file
+
+
+def trial(notebook: Path, parameters: Mapping[str, Any]) -> Job:
+    """A job apart from the book, in a folder of its own for each choice of parameters."""
+    choice = digest(json.dumps(parameters, sort_keys=True).encode())[:8]
+    return Job(notebook, BUILD / "trials" / f"{notebook.stem}-{choice}", parameters)
+
+
+def inputs(notebook: Path) -> str:
+    """Hash of all that every run of a notebook depends on, whatever its parameters.
+
+    The notebook, the library modules that it imports, directly or not, the pinned versions, and
+    the files below `data/`.
+
+    Raises: RunError: the notebook is not readable.
+    """
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        code = [ast.parse("".join(c["source"])) for c in cells if c["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise RunError(f"{notebook.name} cannot be read as a notebook: {error}") from None
+    modules = closure(set().union(*(imports(ast.unparse(tree)) for tree in code)))
+    locks = [f for f in sorted((ROOT / "lib").glob("*.lock")) if f.name not in NOT_LOCKS]
+    data = [
+        path
+        for path in sorted(DATA.rglob("*"))
+        if path.is_file() and path.relative_to(DATA).parts[0] not in NOT_INPUTS
+    ]
+    total = hashlib.sha256()
+    for file in [notebook, *modules, *locks, *data]:
+        total.update(f"{file.name} {sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def fingerprint(job: Job, made_from: str | None = None) -> str:
+    """Hash of all that a run depends on: the notebook's `inputs`, the job's parameters, and the
+    TI embeddings that the user trained or brought for the job's profile.
+
+    Args: made_from: The `inputs`, where they are known already: many jobs share them.
+    Raises: RunError: the notebook is not readable.
+    """
+    parameters = json.dumps(dict(job.parameters), sort_keys=True)
+    own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
+    brought = " ".join(f"{f.relative_to(BUILD)} {sha256(f)}" for f in own if f.is_file())
+    return digest(f"{made_from or inputs(job.notebook)} {parameters} {brought}".strip().encode())
+
+
+def outdated(job: Job, now: str) -> str | None:
+    """Why a run has to be made (again), or None if it stands.
+
+    Args: now: The job's `fingerprint`.
+    """
+    if not (job.target / STAMP).exists():
+        return "not run yet"
+    try:
+        stamp = json.loads((job.target / STAMP).read_text(encoding="utf-8"))
+        if stamp["fingerprint"] != now:
+            return "its notebook, library or data changed"
+        for name, expected in stamp["files"].items():
+            file = BUILD / name
+            if not file.exists() or sha256(file) != expected:
+                return f"{name} is damaged or missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{STAMP} is damaged"
+    return None
+
+
+def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -> list[Job]:
+    """Make every run that is out of date, side by side, and say so; the others are left alone.
+
+    Args: threads: Of each notebook; by default, the machine's cores are shared out.
+    Returns: The jobs that were executed.
+    Raises: RunError: some failed. Those that succeeded are kept; of a failed one nothing is, but
+        its notebook for reading, below `build/failed`.
+    """
+    prints = {job.target: fingerprint(job) for job in jobs}
+    reasons = {job.target: outdated(job, prints[job.target]) for job in jobs}
+    waiting = [job for job in jobs if reasons[job.target]]
+    if not waiting:
+        return []
+    for job in waiting:
+        console.print(f"{job.notebook.stem}: {reasons[job.target]}", style="dim", highlight=False)
+    for folder in ("tmp", "failed"):
+        (BUILD / folder).mkdir(parents=True, exist_ok=True)
+    workers = min(len(waiting), os.cpu_count() or 1)
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    with (
+        tempfile.TemporaryDirectory(dir=BUILD / "tmp") as temporary,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+    ):
+        folders = {job: Path(temporary) / str(number) for number, job in enumerate(waiting)}
+        futures = {
+            job: pool.submit(_papermill, job.notebook, folders[job], dict(job.parameters), threads)
+            for job in waiting
+        }
+        _watch(futures, folders, console, lambda j: _settle(j, folders[j], prints[j.target]))
+        errors = []
+        for job, future in futures.items():
+            if message := _outcome(future):
+                errors.append(message)
+                kept = BUILD / "failed" / f"{job.target.name}.ipynb"
+                if (folders[job] / EXECUTED).exists():
+                    os.replace(folders[job] / EXECUTED, kept)
+                    errors[-1] += f" (see {kept.relative_to(BUILD.parent)})"
+    if errors:
+        raise RunError("\n".join(errors))
+    return waiting
+
+
+def _papermill(notebook: Path, folder: Path, parameters: dict, threads: int) -> str | None:
+    """Execute one notebook in this process's kernel; what went wrong, in one line, or None."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    folder.mkdir()
+    # The kernel inherits standard error, and chats there.
+    log = os.open(folder / "kernel.log", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
+    os.environ |= {
+        "T2I_LENS_RUN": str(folder),
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        # Remarks on packages that nothing here needs would stand in every chapter.
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+        # Without it a kernel of the same name in the user's home would be taken.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(folder / EXECUTED),
+            parameters=parameters,
+            cwd=str(notebook.parent),
+            kernel_name="python3",
+            progress_bar=False,
+        )
+    except PapermillExecutionError as error:
+        cells = json.loads((folder / EXECUTED).read_text(encoding="utf-8"))["cells"]
+        failed = [c["id"] for c in cells if c["metadata"].get("papermill", {}).get("exception")]
+        return f"{notebook.stem}, cell {failed[0]}: {error.ename}: {_line(error.evalue)}"
+    except Exception as error:  # a dead kernel, a full disk: whatever it is, one line
+        return f"{notebook.stem}: {type(error).__name__}: {_line(str(error))}"
+    if not (folder / "run.json").exists():
+        return f"{notebook.stem} did not call run.finish() in its last cell"
+    return None
+
+
+def _outcome(future: Future) -> str | None:
+    """What went wrong in a worker, also if the worker itself did not survive."""
+    return f"a worker died: {_line(str(e))}" if (e := future.exception()) else future.result()
+
+
+def _line(text: str) -> str:
+    return text.strip().split("\n")[0]
+
+
+def _settle(job: Job, folder: Path, made_from: str) -> None:
+    """Stamp a finished run and put it in its place."""
+    left = {job.target / file.name: sha256(file) for file in folder.iterdir()}
+    results = json.loads((folder / "run.json").read_text(encoding="utf-8"))["results"]
+    left |= {BUILD / "results" / name: value for name, value in results.items()}
+    files = {path.relative_to(BUILD).as_posix(): value for path, value in left.items()}
+    stamp = {"fingerprint": made_from, "files": files}
+    write(folder / STAMP, json.dumps(stamp, indent=1).encode())
+    replace_folder(folder, job.target)
+
+
+def _watch(
+    futures: Mapping[Job, Future],
+    folders: Mapping[Job, Path],
+    console: Console,
+    settle: Callable[[Job], None],
+) -> None:
+    """Show how far each notebook is, until all are done; `settle` each that succeeded, at once."""
+    began, ended = time.monotonic(), {}
+    totals = {job: job.notebook.read_text(encoding="utf-8").count('"cell_type"') for job in futures}
+
+    def table() -> Table:
+        grid = Table.grid(padding=(0, 2))
+        for job in futures:
+            executed = job.executed if job in ended else folders[job] / EXECUTED
+            # papermill saves the notebook after each cell.
+            done = executed.read_text().count('"status": "completed"') if executed.exists() else 0
+            seconds = f"{ended.get(job, time.monotonic()) - began:4.0f} s"
+            grid.add_row(job.notebook.stem, f"cell {done} of {totals[job]}", seconds)
+        return grid
+
+    with Live(table(), console=console, auto_refresh=False, transient=True) as live:
+        while len(ended) < len(futures):
+            time.sleep(0.5)
+            for job, future in futures.items():
+                if future.done() and job not in ended:
+                    ended[job] = time.monotonic()
+                    how = "failed" if _outcome(future) else "done"
+                    if how == "done":
+                        settle(job)
+                    seconds = ended[job] - began
+                    console.print(f"{job.notebook.stem}: {how}, {seconds:.0f} s", highlight=False)
+            live.update(table(), refresh=console.is_terminal)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        os.replace(target, old)  # onto an empty folder
+        os.replace(new, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(new, target)
+
+
+def sha256(file: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,171 @@
+"""One run of a notebook: its parameters, its model, its results, its numbers and its claims.
+
+A notebook begins with `Run(...)` and ends with `run.finish()`. It works alike under the driver
+(`t2i_lens.study.execute`), in Jupyter and on Colab.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import display
+
+from t2i_lens.base.files import write
+from t2i_lens.base.lazy import Lazy, canonical
+from t2i_lens.base.paths import BUILD
+from t2i_lens.models import profiles
+from t2i_lens.study import support
+from t2i_lens.study.claims import load_claims, write_records
+from t2i_lens.study.store import Result, Store, versions
+from t2i_lens.study.verdicts import MARKS, ClaimError, Record, judge_claim
+
+FOLDER = "T2I_LENS_RUN"  # the driver's place for what a run leaves, until the run succeeded
+
+
+class Run:
+    """What a notebook knows about itself.
+
+    Attributes:
+        notebook: Its name without suffix, such as `01_hero`.
+        profile: Name of the model profile.
+        parameters: All others, by name.
+        pipe: The profile's pipeline, loaded when first needed; on `profiles.best_device`.
+        records: One per claim measured so far.
+    """
+
+    def __init__(self, notebook: str, *, profile: str, **parameters: Any):
+        """Raises:
+        ValueError: no such profile, or the chapter does not run on it (`data/support.yaml`).
+        TypeError: a parameter is no plain value.
+        """
+        self._began = time.perf_counter()
+        self.notebook, self.profile = notebook, profile
+        self.parameters = {key: canonical(value, key) for key, value in parameters.items()}
+        self._claims = load_claims()
+        self.device = profiles.best_device()
+        model = self._model = profiles.settle(profiles.get(profile), self.device)
+        support.require(notebook, profile)
+        self.pipe = Lazy(lambda: profiles.load(model, self.device), profiles.fingerprint(model))
+        self.records: list[Record] = []
+        self._store = Store(BUILD / "results")
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
+        need = profiles.describe_need(model, self.device)
+        print(f"{notebook} on {short(self.pipe.fingerprint)} ({need}): {settings}")
+
+    def cached(self, name: str, function: Callable[..., Result], **kwargs: Any) -> Result:
+        """`function(**kwargs)`, kept on disk; see `store.Store.cached`."""
+        return self._store.cached(name, function, **kwargs)
+
+    def claim(
+        self,
+        id: str,
+        *,
+        value: float | None = None,
+        interval: tuple[float, float] | None = None,
+        n: int | None = None,
+        control: float | str | None = None,
+        seeds: int | Sequence[int] | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Record what was measured for a claim, and show it as a row of a table.
+
+        Args:
+            id: Of a claim in `data/claims.yaml`, which holds the bound that decides.
+            value: The number that the claim's `measured` defines, with its `interval`.
+            n: Independent units behind the interval.
+            control: The control's number, or what it showed in words.
+            seeds: How many, or which.
+            reason: In place of all others: why this profile cannot show it.
+        Raises: ClaimError: no such claim, no bound on this profile, it was recorded before, or
+            the numbers do not fit together.
+        """
+        if id not in self._claims:
+            raise ClaimError(f"no claim {id} in data/claims.yaml")
+        if id in {record.id for record in self.records}:
+            raise ClaimError(f"claim {id} is recorded twice in {self.notebook}")
+        stated = self._claims[id]
+        if stated.chapter != self.notebook:
+            raise ClaimError(f"claim {id} belongs to {stated.chapter}, see data/claims.yaml")
+        fields: dict[str, Any] = {"id": id, "profile": self.profile, "notebook": self.notebook}
+        if reason is not None:
+            fields |= {"verdict": "not measurable", "reason": reason}
+        else:
+            if value is None or interval is None or n is None or control is None:
+                raise ClaimError(f"claim {id} needs value, interval, n and control, or a reason")
+            value, interval = float(value), (float(interval[0]), float(interval[1]))
+            fields |= {
+                "verdict": judge_claim(stated, self.profile, value, interval),
+                "value": value,
+                "interval": interval,
+                "n": int(n),
+                "seeds": seeds if seeds is None or isinstance(seeds, int) else tuple(seeds),
+                "control": control if isinstance(control, str) else float(control),
+                "result": ", ".join(sorted(file.stem for file in self._store.used)) or None,
+            }
+        record = Record(**fields)
+        self.records.append(record)
+        row = {"claim": id, "verdict": f"{MARKS[record.verdict]} {record.verdict}"}
+        if reason is not None:
+            row["reason"] = reason
+        else:
+            low, high = record.interval
+            row |= {"value": f"{value:.3g}", "interval": f"[{low:.3g}, {high:.3g}]", "n": n}
+            row["control"] = control if isinstance(control, str) else f"{control:.3g}"
+        display(pd.DataFrame([row]).set_index("claim"))
+
+    def glue(self, name: str, value: Any, text: str | None = None) -> None:
+        """Make a number available to the prose as {glue:text}`name`.
+
+        Args: text: How it is printed; `str(value)` by default.
+        Raises: ValueError: neither a value nor a text.
+        """
+        if value is None and text is None:
+            raise ValueError(f"{name} has neither a value nor a text to glue")
+        prefix = "application/papermill.record/"
+        data = {f"{prefix}text/plain": str(value) if text is None else text}
+        keys = {"scrapbook": {"name": name, "mime_prefix": prefix}}
+        display(data, metadata=keys, raw=True)
+
+    def finish(self) -> None:
+        """Write the claims and the provenance of the run; print versions, seeds and time."""
+        default = BUILD / "runs" / self.profile / self.notebook
+        folder = Path(os.environ.get(FOLDER, default))
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds = time.perf_counter() - self._began
+        used = {f"{file.name}": sha256 for file, sha256 in sorted(self._store.used.items())}
+        provenance = {
+            "notebook": self.notebook,
+            "profile": self.profile,
+            "model": self.pipe.fingerprint,
+            "revision": self._model.revision,
+            "pinned": self._model.pinned,
+            "parameters": self.parameters,
+            "device": self.device,
+            "python": platform.python_version(),
+            "versions": versions(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "results": used,
+        }
+        write(folder / "run.json", json.dumps(provenance, indent=1).encode())
+        write_records(self.records, folder / "claims.json")
+        libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
+        print(f"python {platform.python_version()}, {libraries}")
+        seeds = {k: v for k, v in self.parameters.items() if "seed" in k}
+        print(
+            f"model {short(self.pipe.fingerprint)} on {self.device}, "
+            + "".join(f"{name} {value}, " for name, value in seeds.items())
+            + f"{len(self.records)} claims, {seconds:.0f} s"
+        )
+
+
+def short(fingerprint: str) -> str:
+    """A fingerprint with its hash cut to what a reader can compare."""
+    name, _, rest = fingerprint.partition("@")
+    return f"{name}@{rest[:12]}" if rest else name[:12]

@@ -1,0 +1,120 @@
+"""Results on disk, keyed by everything they depend on, and never trusted without proof.
+
+A result is a payload (npz or parquet, no pickle) and beside it a JSON file with its provenance:
+what made it, from what, and the sha256 of the payload.
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from t2i_lens.base.files import digest, write
+from t2i_lens.base.lazy import Lazy, canonical
+from t2i_lens.study.closure import code_hash
+
+Result = dict[str, np.ndarray] | pd.DataFrame
+# Their versions are part of every key: an upgrade may change numbers.
+LIBRARIES = ("numpy", "pandas", "scipy", "torch", "diffusers", "transformers")
+
+
+class Store:
+    """A folder of results.
+
+    Attributes:
+        used: Payload file -> sha256, of every result that went through this store.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.used: dict[Path, str] = {}
+
+    def cached(self, name: str, function: Callable[..., Result], **kwargs: Any) -> Result:
+        """`function(**kwargs)`, read from disk where the very same call was made before.
+
+        Args:
+            name: What the result is; the first part of its file name.
+            function: Defined in a module; returns a dict of arrays or a data frame.
+            kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the
+                function gets loaded and which are loaded only if it has to be called.
+        Raises:
+            TypeError: an argument has no canonical form, or the result is of another kind.
+            ValueError: the function is defined in a notebook.
+        """
+        call = {
+            "name": name,
+            "function": f"{function.__module__}.{function.__qualname__}",
+            "code": code_hash(function),
+            "versions": versions(),
+            "arguments": {key: canonical(value, key) for key, value in kwargs.items()},
+        }
+        key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
+        base = self.folder / f"{name}-{key[:16]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Chapters run side by side: the second to need a result waits for the first.
+        with FileLock(f"{base}.lock"):
+            result = self._read(base, key)
+            if result is None:
+                loaded = {k: v.get() if isinstance(v, Lazy) else v for k, v in kwargs.items()}
+                self._write(base, {"key": key, **call}, function(**loaded))
+                # What was written is returned, so that a first and a second run see the same.
+                result = self._read(base, key)
+        return result
+
+    def _read(self, base: Path, key: str) -> Result | None:
+        """The result if it is whole, else None; what is damaged is reported and removed."""
+        sidecar = base.with_name(base.name + ".json")
+        payloads = [
+            p for s in (".npz", ".parquet") if (p := base.with_name(base.name + s)).exists()
+        ]
+        if not sidecar.exists() and not payloads:
+            return None
+        try:
+            provenance = json.loads(sidecar.read_text(encoding="utf-8"))
+            payload = self.folder / provenance["file"]
+            content = payload.read_bytes()
+            if provenance["key"] != key or digest(content) != provenance["sha256"]:
+                raise ValueError("not the file that was written")
+        except (OSError, ValueError, KeyError, TypeError):
+            print(f"result {base.name} is damaged: deleted, computed anew", file=sys.stderr)
+            for file in [sidecar, *payloads]:
+                file.unlink(missing_ok=True)
+            return None
+        self.used[payload] = provenance["sha256"]
+        if payload.suffix == ".parquet":
+            return pd.read_parquet(io.BytesIO(content))
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def _write(self, base: Path, call: dict, result: Result) -> None:
+        buffer = io.BytesIO()
+        if isinstance(result, pd.DataFrame):
+            suffix = ".parquet"
+            result.to_parquet(buffer, index=False)
+        elif isinstance(result, dict) and all(
+            isinstance(array, np.ndarray) and not array.dtype.hasobject for array in result.values()
+        ):
+            suffix = ".npz"
+            np.savez_compressed(buffer, **result)
+        else:
+            raise TypeError(
+                f"{call['function']} must return a data frame or a dict of plain arrays to be kept"
+            )
+        content, file = buffer.getvalue(), base.with_name(base.name + suffix)
+        write(file, content)
+        provenance = call | {"file": file.name, "sha256": digest(content)}
+        text = json.dumps(provenance, indent=1, ensure_ascii=False)
+        write(base.with_name(base.name + ".json"), text.encode())
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that numbers depend on."""
+    return {library: importlib.metadata.version(library) for library in LIBRARIES}

@@ -1,0 +1,46 @@
+"""Which chapter can be measured on which profile, and why not on the others."""
+
+from pathlib import Path
+
+import yaml
+
+from t2i_lens.base.paths import DATA
+
+FILE = DATA / "support.yaml"
+
+
+def load_support(file: Path = FILE) -> dict[str, dict]:
+    """Chapter -> `profiles` it runs on and `otherwise`, the reason why on no other.
+
+    `because` may give a profile a reason of its own. Without the file nothing is restricted.
+
+    Raises: ValueError: an entry lacks its profiles or its reason.
+    """
+    if not file.exists():
+        return {}
+    chapters = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    for chapter, entry in chapters.items():
+        known = {"profiles", "otherwise", "because"}
+        if not entry.get("profiles") or not entry.get("otherwise") or set(entry) - known:
+            raise ValueError(f"{file}, {chapter}: give profiles, otherwise, and maybe because")
+    return chapters
+
+
+def reason_against(chapter: str, profile: str, chapters: dict[str, dict]) -> str | None:
+    """Why a chapter cannot be measured on a profile; None if it can, or is not listed."""
+    entry = chapters.get(chapter)
+    if entry is None or profile in entry["profiles"]:
+        return None
+    return entry.get("because", {}).get(profile, entry["otherwise"])
+
+
+def require(chapter: str, profile: str) -> None:
+    """Refuse a profile that a chapter does not support.
+
+    Raises: ValueError: one line with the reason and the profiles that it supports.
+    """
+    chapters = load_support()
+    reason = reason_against(chapter, profile, chapters)
+    if reason is not None:
+        others = ", ".join(chapters[chapter]["profiles"])
+        raise ValueError(f"{chapter} does not run on {profile!r}: {reason}; it runs on: {others}")
