@@ -44,6 +44,7 @@ class Concept:
         superclass: The word that the placeholder is compared with.
         images: Training pictures; empty for a concept read back from a result.
         hero: Whether the book's main example is this one.
+        development: Whether the model was chosen by looking at this one; all others are held out.
         kind: An object, or something that pictures of different objects have in common.
         captions: One per picture, with `{}` for the placeholder; a picture that has None is
             trained with templates. Empty if no picture has one.
@@ -55,6 +56,7 @@ class Concept:
     superclass: str
     images: Images
     hero: bool = False
+    development: bool = False
     kind: Kind = "object"
     captions: tuple[str | None, ...] = ()
 
@@ -91,6 +93,7 @@ class _ConceptEntry(BaseModel):
     superclass: str
     images: list[str]
     hero: bool = False
+    development: bool = False
     kind: Kind = "object"
 
 

@@ -1,6 +1,6 @@
-"""Six pictures of each held-out object, style and colour scheme: the subjects of textual inversion.
+"""Six pictures of each held-out concept: the subjects of textual inversion.
 
-``python -m t2i_lens.toybox.concepts`` draws them into ``data/concepts``, and the hero also in
+`python -m t2i_lens.toybox.concepts` draws them into `data/concepts`, and the hero also in
 contexts.
 
 Shown in: book/toybox.md
@@ -17,7 +17,7 @@ from t2i_lens.toybox.world import Scene, Thing, gradient_map, render
 
 FOLDER = DATA / "concepts"
 HERO = "cat_toy"
-# Sizes and backgrounds vary, as in a handful of photographs of one thing.
+# Sizes and grounds vary, as in a handful of photographs of one thing; so do places and mirroring.
 VIEWS = (
     (None, None),
     (None, "blue"),
@@ -32,12 +32,18 @@ VIEWS = (
 SUBJECTS = ("cat", "house", "tree", "car", "fish", "chair")
 
 
+def thing_of(concept: dict, size: str | None = None) -> Thing:
+    """The object of an entry of the world's `concepts`: a composed one, or one near to a noun."""
+    noun = concept.get("noun", concept["name"])
+    return Thing(noun, concept.get("colour"), size, style=concept["style"])
+
+
 def pictures_of(concept: dict, number: int) -> list[np.ndarray]:
-    """The six pictures of an entry of the world's ``concepts`` or ``schemes``."""
+    """The six pictures of an entry of the world's `concepts` or `schemes`."""
     if "gradient" in concept:
-        scenes = [Scene((Thing(noun),), style=concept["style"]) for noun in SUBJECTS]
+        scenes = [Scene((Thing(noun, style=concept["style"]),)) for noun in SUBJECTS]
     else:
-        scenes = [Scene((Thing(concept["name"], size=s),), background=b) for s, b in VIEWS]
+        scenes = [Scene((thing_of(concept, size),), background=b) for size, b in VIEWS]
     pictures = [
         render(scene, np.random.default_rng([7, number, view]))
         for view, scene in enumerate(scenes, start=1)
@@ -61,11 +67,13 @@ def main() -> None:
             key: concept[key] for key in ("placeholder_token", "initializer_token", "superclass")
         }
         kind = concept.get("kind", "object")
-        entries.append({"name": name, **kept, "kind": kind, "hero": name == HERO, "images": images})
+        marks = {"hero": name == HERO, "development": concept.get("development", False)}
+        entries.append({"name": name, **kept, "kind": kind, **marks, "images": images})
     head = "# What no caption of the training names; drawn by t2i_lens.toybox.concepts.\n"
     listing = yaml.safe_dump(entries, sort_keys=False, width=100)
     (FOLDER / "concepts.yaml").write_text(head + listing)
-    contexts.write(HERO, FOLDER)
+    hero = next(c for c in words["concepts"] if c["name"] == HERO)
+    contexts.write(HERO, thing_of(hero), FOLDER)
 
 
 if __name__ == "__main__":

@@ -21,21 +21,20 @@ PICTURES = 24
 COUNTS = (0.0, 0.6, 0.4, 0.0)  # of two things and of three: the concept is never alone
 
 
-def context(concept: str, rng: np.random.Generator) -> tuple[Scene, str]:
-    """A random scene in which one thing is the concept, and its caption with `{}` for it.
+def context(thing: Thing, rng: np.random.Generator) -> tuple[Scene, str]:
+    """A random scene in which one thing is the concept's, and its caption with `{}` for it.
 
-    The concept keeps its own colours and the scene the icons' style, as in the concept's other
-    pictures; everything else is as in the training of the model.
+    Everything else is as in the training of the model.
     """
-    scene = replace(sample_scene(rng, COUNTS), style=None)
+    scene = sample_scene(rng, COUNTS)
     place = int(rng.integers(len(scene.things)))
     size = scene.things[place].size
     said = caption(_with(scene, place, Thing("{}", size=size)), rng)
-    return _with(scene, place, Thing(concept, size=size)), said
+    return _with(scene, place, replace(thing, size=size)), said
 
 
-def contexts(concept: str, number: int = PICTURES) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 ``[picture, 64, 64, 3]`` of a concept in contexts, and their captions."""
+def contexts(concept: Thing, number: int = PICTURES) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 `[picture, 64, 64, 3]` of a concept in contexts, and their captions."""
     pictures, captions = [], []
     for view in range(number):
         rng = np.random.default_rng([17, view])
@@ -45,9 +44,9 @@ def contexts(concept: str, number: int = PICTURES) -> tuple[np.ndarray, list[str
     return np.stack(pictures), captions
 
 
-def write(concept: str, folder: Path) -> None:
-    """Draw a concept's contexts into ``<folder>/<concept>`` and list them in its contexts.yaml."""
-    target = folder / concept
+def write(name: str, concept: Thing, folder: Path) -> None:
+    """Draw a concept's contexts into `<folder>/<name>` and list them in its contexts.yaml."""
+    target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     pictures, captions = contexts(concept)
     listing = {f"context_{i:02}.png": said for i, said in enumerate(captions, start=1)}

@@ -257,8 +257,8 @@ class LabelledBatches:
             picture, boxes = draw(scene, rng)
             mixture = None
             if not unknown and not scene.things[0].word and rng.random() < MIXED_SHARE:
-                mixture = _other_noun(scene, nouns, rng)
-                picture = _mixed_picture(picture, boxes[0], mixture, rng)
+                mixture = other_noun(scene, nouns, rng)
+                picture = mixed_picture(picture, boxes[0], mixture, rng)
             for place, (thing, box) in enumerate(zip(scene.things, boxes, strict=True)):
                 here = (i, *_cells(box))
                 first[here] = second[here] = _noun_class(thing, unknown, nouns)
@@ -290,13 +290,14 @@ def _cells(box: np.ndarray) -> tuple[slice, slice]:
     return slice(low[1], high[1]), slice(low[0], high[0])
 
 
-def _other_noun(scene: Scene, nouns: list[str], rng: np.random.Generator) -> Thing:
+def other_noun(scene: Scene, nouns: list[str], rng: np.random.Generator) -> Thing:
+    """A random noun that the scene does not hold, in one of its styles."""
     there = {thing.noun for thing in scene.things}
     noun = str(rng.choice([noun for noun in nouns if noun not in there]))
     return Thing(noun, style=str(rng.choice(styles_of()[noun])))
 
 
-def _mixed_picture(
+def mixed_picture(
     picture: np.ndarray, box: np.ndarray, other: Thing, rng: np.random.Generator
 ) -> np.ndarray:
     """Another noun in a thing's box: over a half of it, or shining through all of it."""

@@ -1,0 +1,104 @@
+"""Choose among trainings of the toybox, on the development concepts and two numbers only.
+
+`python -m t2i_lens.toybox.selection NAME` trains the development concepts on the newest weights of
+a training folder, measures whether they are drawn and what they cost, and adds a row to
+`selection.json` and `selection.md`.
+
+Shown in: book/toybox.md
+"""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+import yaml
+
+from t2i_lens.base.paths import BUILD, DATA
+from t2i_lens.inversion.embeddings import attach, load_concepts
+from t2i_lens.inversion.training import train
+from t2i_lens.inversion.training_plan import recipe
+from t2i_lens.toybox import export, judge
+from t2i_lens.toybox.quality import drawn_shares
+from t2i_lens.toybox.takeover import Sentence, measure
+from t2i_lens.toybox.train import PRESETS, best_device, tokenizer_of
+
+SENTENCES = "development"  # of data/prompts/prompts.yaml
+SEEDS = range(8)
+FILE = export.TOYBOX / "selection.json"
+HEAD = """# Which training was chosen, and what was tried
+
+A toybox is chosen for having the phenomenon, as a strain of mice is. Every variant tried is here.
+Only the development concepts ({concepts}) were looked at, in sentences that no chapter uses, and
+only these numbers; everything else is measured on held-out concepts after the choice.
+`token` and `class word` share their latents; `lost` is the share of the other objects that the
+judge does not find, the mean over concepts.
+
+"""
+
+
+def sentences() -> list[Sentence]:
+    """The sentences of the selection."""
+    sets = yaml.safe_load((DATA / "prompts" / "prompts.yaml").read_text())
+    return [Sentence(entry["text"], tuple(entry["context"])) for entry in sets[SENTENCES]]
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="what to call this variant")],
+    preset: Annotated[str, typer.Option(help="whose folder and dials")] = "cpu",
+    steps: Annotated[int, typer.Option(help="of the inversion; 0 is the recipe's")] = 0,
+    note: Annotated[str, typer.Option(help="what is told of it")] = "",
+) -> None:
+    """Add a row for the newest weights of a training folder."""
+    folder, device = BUILD / "toybox" / preset, best_device()
+    words = tokenizer_of(folder)
+    pipe, _ = export.pipeline_of(folder, PRESETS[preset], words, device)
+    reader = judge.Judge(judge.train(folder, PRESETS[preset].judge, device).cpu())
+    concepts = [concept for concept in load_concepts() if concept.development]
+    config = recipe("toybox")
+    if steps:
+        config = type(config)(**asdict(config) | {"steps": steps})
+    row = {"variant": name, "note": note, "inversion steps": config.steps}
+    row |= {kind: round(value, 3) for kind, value in drawn_shares(pipe, reader).items()}
+    learned = train(pipe, concepts, config)
+    per_concept, said = [], sentences()
+    for inversion in learned:
+        concept = inversion.concept
+        attach(pipe, inversion)
+        token, plain = (
+            measure(pipe, reader, word, concept.name, said, SEEDS)
+            for word in (concept.placeholder_token, concept.superclass)
+        )
+        per_concept.append(
+            {
+                "concept": concept.name,
+                "norm": float(inversion.embedding.norm(dim=-1).mean()),
+                "token: alone": token.alone.mean(),
+                "token: alike": token.alike.mean(),
+                "token: among others": token.among.mean(),
+                "token: lost": token.lost.mean(),
+                "class word: among others": plain.among.mean(),
+                "class word: lost": plain.lost.mean(),
+                "objects lost, token minus class word": (
+                    token.lost_objects - plain.lost_objects
+                ).mean(),
+            }
+        )
+    table = pd.DataFrame(per_concept)
+    print(table.to_string())
+    means = table.drop(columns="concept").mean()
+    row |= {key: round(float(value), 3) for key, value in means.items()}
+    rows = json.loads(FILE.read_text()) if FILE.exists() else []
+    rows = [old for old in rows if old["variant"] != name] + [row]
+    FILE.write_text(json.dumps(rows, indent=1) + "\n")
+    named = ", ".join(concept.name for concept in concepts)
+    listed = pd.DataFrame(rows).set_index("variant").T.replace({np.nan: ""})
+    (export.TOYBOX / "selection.md").write_text(
+        HEAD.format(concepts=named) + listed.to_markdown() + "\n"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
