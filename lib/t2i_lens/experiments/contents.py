@@ -1,8 +1,6 @@
-"""Pairs of prompts that differ in one kind of content, and readers that say which one is drawn.
+"""Pairs of prompts that differ in one kind of content; the judge says which one is drawn.
 
-A word on a sign, the object, its colour, the style: each pair changes one of them. Words, objects
-and colours are read by the judge; styles by a reader of its own, trained as the judge is, on the
-world's pictures only.
+A word on a sign, the object, its colour, the style: each pair changes one of them.
 
 Shown in: notebooks/13_localization.ipynb
 """
@@ -11,21 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, UInt8
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from jaxtyping import Bool, UInt8
 
 from t2i_lens.experiments.prompt_sets import SEED, SignPrompt, phrase
 from t2i_lens.judging.protocols import FOUND
 from t2i_lens.stats.sign_metrics import true_error
-from t2i_lens.toybox.captions import SKETCH_FRAMES
+from t2i_lens.toybox.captions import STYLE_FRAME
 from t2i_lens.toybox.judge import CELL, PLACES, Judge, Reading
-from t2i_lens.toybox.world import LUMINANCE, Scene, Thing, render
+from t2i_lens.toybox.world import trained_styles
 
 KINDS = ("object", "colour", "style")  # beside words
-STYLE_PICTURES = 12  # of each noun in each style that the style reader is trained on
 
 Pictures = UInt8[np.ndarray, "n 64 64 3"]
 SettingPictures = UInt8[np.ndarray, "setting pair seed 64 64 3"]
@@ -90,8 +83,9 @@ def exchanges(kind: str, words: dict, count: int) -> list[Exchange]:
             old, new = (str(colour) for colour in rng.choice(words["colours"], 2, replace=False))
             both = phrase(noun, old, plural), phrase(noun, new, plural)
         else:
-            new, plain = "sketch", phrase(noun, None, plural)
-            both = plain, SKETCH_FRAMES[0].format(plain)
+            old, new = (str(s) for s in rng.choice(trained_styles(noun), 2, replace=False))
+            plain = phrase(noun, None, plural)
+            both = STYLE_FRAME.format(plain, old), STYLE_FRAME.format(plain, new)
         made.append(Exchange(kind, *both, noun, new))
     return made
 
@@ -101,80 +95,23 @@ def template_text(sign: SignPrompt) -> str:
     return sign.template.replace(' that says "{}"', "")
 
 
-class StyleReader:
-    """Tells pencil sketches of single objects from icons, by a few numbers of the picture.
-
-    Attributes:
-        accuracy: Share of held-out pictures of the world that it gets right.
-    """
-
-    def __init__(self, model, accuracy: float):
-        self._model, self.accuracy = model, accuracy
-
-    def sketch(self, pictures: Pictures) -> Float[np.ndarray, " n"]:
-        """Probability that each picture is a sketch."""
-        return self._model.predict_proba(style_features(pictures))[:, 1]
-
-
-def style_features(pictures: Pictures) -> Float[np.ndarray, "n feature"]:
-    """Mean and 95th percentile of colourfulness and of darkness, and mean contrast, in [0, 1]."""
-    flat = pictures.astype(np.float32) / 255
-    colourful = flat.max(-1) - flat.min(-1)
-    dark = 1 - flat @ LUMINANCE
-    contrast = np.abs(np.diff(dark, axis=1)).mean((1, 2)) + np.abs(np.diff(dark)).mean((1, 2))
-    columns = [contrast]
-    for values in (colourful, dark):
-        columns += [values.mean((1, 2)), np.quantile(values, 0.95, axis=(1, 2))]
-    return np.stack(columns, axis=1).astype(np.float64)
-
-
-def train_style_reader(nouns: Sequence[str], seed: int = 0) -> StyleReader:
-    """Logistic regression on pictures that the world draws of these nouns, in both styles.
-
-    Args:
-        nouns: Single objects, uncoloured, on white paper, in every size.
-        seed: Of sizes and places.
-    """
-    pictures, labels = [], []
-    rng = np.random.default_rng(seed)
-    for noun in nouns:
-        for number in range(STYLE_PICTURES):
-            size = (None, "small", "large")[number % 3]
-            for label, style in enumerate((None, "sketch")):
-                scene = Scene((Thing(noun, size=size),), style=style)
-                pictures.append(render(scene, rng))
-                labels.append(label)
-    features, labels = style_features(np.stack(pictures)), np.array(labels)
-    held_out = np.arange(len(labels)) // 2 % 4 == 0  # both styles of every fourth picture
-    model = make_pipeline(StandardScaler(), LogisticRegression())
-    model.fit(features[~held_out], labels[~held_out])
-    return StyleReader(model, float(model.score(features[held_out], labels[held_out])))
-
-
 def read_targets(
     judge: Judge,
-    style_nouns: Sequence[str],
     pictures: SettingPictures,
     exchanges: Sequence[Exchange],
 ) -> dict[str, np.ndarray]:
-    """How sure the readers are that a picture shows what its target prompt asks for.
+    """How sure the judge is that a picture shows what its target prompt asks for.
 
     Args:
-        judge: Knows every noun, colour and word of the exchanges.
-        style_nouns: What the style reader is trained on; asked only where a style is exchanged.
+        judge: Knows every noun, colour, style and word of the exchanges.
         exchanges: One per pair.
     Returns: `target` [setting, pair, seed], probabilities: of the word; of the noun; of the noun
-        times that of its colour; of a sketch.
+        times that of its colour, or of its style.
     """
-    style = any(exchange.kind == "style" for exchange in exchanges)
-    reader = train_style_reader(style_nouns) if style else None
     found = np.empty(pictures.shape[:3])
     for place, exchange in enumerate(exchanges):
         some = pictures[:, place].reshape(-1, *pictures.shape[3:])
-        if exchange.kind == "style":
-            values = reader.sketch(some)
-        else:
-            values = _probability(judge, judge.read(some), exchange)
+        values = _probability(judge, judge.read(some), exchange)
         found[:, place] = values.reshape(found[:, place].shape)
     return {"target": found}
 
@@ -185,14 +122,14 @@ def _probability(judge: Judge, reading: Reading, exchange: Exchange) -> np.ndarr
     if exchange.kind == "object":
         return reading.nouns[:, judge.nouns.index(exchange.new)]
     noun = judge.nouns.index(exchange.noun)
+    if exchange.kind == "style":
+        return reading.nouns[:, noun] * reading.styles[:, noun, judge.styles.index(exchange.new)]
     return reading.nouns[:, noun] * reading.colours[:, noun, judge.colours.index(exchange.new)]
 
 
-@torch.no_grad()
 def sign_region(judge: Judge, pictures: Pictures) -> Bool[np.ndarray, "n 64 64"]:
     """Pixels in those of the judge's places that it labels as sign."""
-    labels = judge.network(torch.tensor(pictures))[0].argmax(-1).numpy()
-    sign = (labels == len(judge.nouns)).reshape(-1, PLACES, PLACES)
+    sign = judge.sign_places(pictures).reshape(-1, PLACES, PLACES)
     return sign.repeat(CELL, axis=1).repeat(CELL, axis=2)
 
 

@@ -162,6 +162,12 @@ class Judge:
         colours, styles = at_place(colour_logits), at_place(style_logits)
         return present, colours, styles, centres, here, word_logits.softmax(-1)
 
+    @torch.no_grad()
+    def sign_places(self, images: np.ndarray) -> np.ndarray:
+        """Is each place a sign's, in pictures uint8 `[n, 64, 64, 3]`? bool `[n, place]`."""
+        labels = self.network(torch.from_numpy(np.ascontiguousarray(images)))[0].argmax(-1)
+        return (labels == len(self._counts)).numpy()
+
     def present(self, reading: Reading, noun: str, threshold: float = FOUND) -> np.ndarray:
         """Is the noun there? bool `[n]`."""
         return reading.nouns[:, self.nouns.index(noun)] > threshold

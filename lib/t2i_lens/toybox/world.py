@@ -206,7 +206,7 @@ def _ground(background: str | None, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(canvas.clip(0, 255).round().astype(np.uint8))
 
 
-def _shrunk(picture: Image.Image, side: float) -> Image.Image:
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
     width, height = (max(1, round(length * scale)) for length in picture.size)
     return picture.resize((width, height), Image.LANCZOS)
