@@ -42,7 +42,7 @@ class Preset:
 CPU = Preset(
     autoencoder=Schedule(2_700, 24, 1e-3, decay=0.8, ema=0.99),
     text_encoder=Schedule(1_000, 192, 1e-3, decay=0.8, ema=0.99),
-    judge=Schedule(2_000, 128, 1e-3, decay=0.8, ema=0.99),
+    judge=Schedule(1_200, 128, 1e-3, decay=0.8, ema=0.99),
     unet=Schedule(6_000, 48, 8e-4, decay=0.85, ema=0.998),
     pool=65_536,
     processes=2,
