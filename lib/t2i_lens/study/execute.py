@@ -9,7 +9,6 @@ import ast
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from t2i_lens.base.files import digest, write
+from t2i_lens.base.files import digest, file_digest, replace_folder, write
 from t2i_lens.base.paths import BUILD, DATA, ROOT
 from t2i_lens.study.closure import closure, imports
 
@@ -107,7 +106,7 @@ def inputs(notebook: Path) -> str:
     ]
     total = hashlib.sha256()
     for file in [notebook, *modules, *locks, *data]:
-        total.update(f"{file.name} {sha256(file)}\n".encode())
+        total.update(f"{file.name} {file_digest(file)}\n".encode())
     return total.hexdigest()
 
 
@@ -120,7 +119,7 @@ def fingerprint(job: Job, made_from: str | None = None) -> str:
     """
     parameters = json.dumps(dict(job.parameters), sort_keys=True)
     own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
-    brought = " ".join(f"{f.relative_to(BUILD)} {sha256(f)}" for f in own if f.is_file())
+    brought = " ".join(f"{f.relative_to(BUILD)} {file_digest(f)}" for f in own if f.is_file())
     return digest(f"{made_from or inputs(job.notebook)} {parameters} {brought}".strip().encode())
 
 
@@ -137,7 +136,7 @@ def outdated(job: Job, now: str) -> str | None:
             return "its notebook, library or data changed"
         for name, expected in stamp["files"].items():
             file = BUILD / name
-            if not file.exists() or sha256(file) != expected:
+            if not file.exists() or file_digest(file) != expected:
                 return f"{name} is damaged or missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{STAMP} is damaged"
@@ -238,7 +237,7 @@ def _line(text: str) -> str:
 
 def _settle(job: Job, folder: Path, made_from: str) -> None:
     """Stamp a finished run and put it in its place."""
-    left = {job.target / file.name: sha256(file) for file in folder.iterdir()}
+    left = {job.target / file.name: file_digest(file) for file in folder.iterdir()}
     results = json.loads((folder / "run.json").read_text(encoding="utf-8"))["results"]
     left |= {BUILD / "results" / name: value for name, value in results.items()}
     files = {path.relative_to(BUILD).as_posix(): value for path, value in left.items()}
@@ -279,21 +278,3 @@ def _watch(
                     seconds = ended[job] - began
                     console.print(f"{job.notebook.stem}: {how}, {seconds:.0f} s", highlight=False)
             live.update(table(), refresh=console.is_terminal)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of an older one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        os.replace(target, old)  # onto an empty folder
-        os.replace(new, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(new, target)
-
-
-def sha256(file: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
