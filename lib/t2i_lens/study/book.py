@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import yaml
@@ -17,6 +16,7 @@ from t2i_lens.base.files import file_digest, replace_folder, write
 from t2i_lens.base.paths import BUILD, DATA, ROOT
 from t2i_lens.study.claims import compare_records, load_claims, load_records, scoreboard_markdown
 from t2i_lens.study.execute import STAMP, Job, RunError
+from t2i_lens.study.processes import die_with_parent, temporary_folder
 from t2i_lens.study.verdicts import Record
 
 SOURCE = ROOT / "book"
@@ -47,9 +47,8 @@ def build(jobs: list[Job], console: Console) -> bool:
     if _stands(stamp, now):
         return False
     log = BUILD / "book.log"
-    (BUILD / "tmp").mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=BUILD / "tmp") as temporary,
+        temporary_folder(BUILD / "tmp") as temporary,
         console.status("building the book"),
         log.open("w") as output,
     ):
@@ -57,8 +56,10 @@ def build(jobs: list[Job], console: Console) -> bool:
         jupyter_book = Path(sys.executable).with_name("jupyter-book")
         command = [jupyter_book, "build", SOURCE, "--all", "-W", "--keep-going"]
         command += ["--path-output", temporary]
-        result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
-        site = Path(temporary) / "_build" / "html"
+        result = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+        )
+        site = temporary / "_build" / "html"
         if result.returncode or not (site / "index.html").exists():
             raise RunError(f"the book does not build: {_complaint(log)}")
         replace_folder(site, SITE)
@@ -126,13 +127,13 @@ def _stage(jobs: list[Job]) -> None:
     static = SOURCE / "_static" / "mathjax"
     if not static.exists():
         origin = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
-        with tempfile.TemporaryDirectory(dir=BUILD) as temporary:
+        with temporary_folder(BUILD / "tmp") as temporary:
             for part in MATHJAX:
                 source = origin / "static" / "mathjax" / part
-                target = Path(temporary) / "mathjax" / part
+                target = temporary / "mathjax" / part
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
-            replace_folder(Path(temporary) / "mathjax", static)
+            replace_folder(temporary / "mathjax", static)
 
 
 def _update(file: Path, text: str) -> None:
