@@ -48,27 +48,6 @@ def test_nothing_read_scores_nothing():
     assert tm.published_f1([""], ["stop"]) == tm.word_f1("", "stop") == 0
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "steps"),
-    [
-        ("", "", 0),
-        ("kitten", "sitting", 3),
-        ("stop", "tsop", 2),
-        ("", "abc", 3),
-        ("flaw", "lawn", 2),
-    ],
-)
-def test_levenshtein_distances_are_those_of_the_textbooks(first, second, steps):
-    assert tm.levenshtein(first, second) == steps
-
-
-@given(TEXT, TEXT, TEXT)
-def test_levenshtein_is_a_distance(a, b, c):
-    assert tm.levenshtein(a, b) == tm.levenshtein(b, a)
-    assert (tm.levenshtein(a, b) == 0) == (a == b)
-    assert tm.levenshtein(a, c) <= tm.levenshtein(a, b) + tm.levenshtein(b, c)
-
-
 def test_clip_t_stretches_positive_cosines_and_hides_negative_ones():
     np.testing.assert_allclose(tm.published_clip_t(np.array([-0.5, 0.0, 0.3])), [0, 0, 0.75])
 

@@ -61,7 +61,7 @@ def test_copies_of_a_resampled_row_are_not_compared_with_each_other():
 
 
 def test_one_group_has_no_pair():
-    with pytest.raises(ValueError, match="one group"):
+    with pytest.raises(ValueError, match="1 cluster"):
         stats.mean_cosine_bootstrap(np.eye(3), np.zeros(3))
 
 

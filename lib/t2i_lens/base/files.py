@@ -1,7 +1,8 @@
-"""Files written whole or not at all, and their hashes."""
+"""Files and folders put in their place whole or not at all, and sha256 hashes of content."""
 
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from pathlib import Path
 def digest(content: bytes) -> str:
     """sha256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """sha256 of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write(file: Path, content: bytes) -> None:
@@ -22,3 +29,15 @@ def write(file: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        os.replace(target, old)  # onto an empty folder
+        os.replace(new, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(new, target)

@@ -1,13 +1,12 @@
 """Values known by a fingerprint before they are loaded, and the canonical form of arguments."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from t2i_lens.base.files import digest
+from t2i_lens.base.files import digest, file_digest
 
 
 class Lazy:
@@ -67,4 +66,4 @@ def lazy_file(load: Callable[[Path], object], file: Path) -> Lazy:
 
     Raises: FileNotFoundError: the file is missing.
     """
-    return Lazy(lambda: load(file.parent), hashlib.sha256(file.read_bytes()).hexdigest())
+    return Lazy(lambda: load(file.parent), file_digest(file))

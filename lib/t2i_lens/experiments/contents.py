@@ -13,6 +13,15 @@ from jaxtyping import Bool, UInt8
 
 from t2i_lens.experiments.prompt_sets import SEED, SignPrompt, phrase
 from t2i_lens.judging.protocols import FOUND
+from t2i_lens.methods.localisation import (
+    Setting,
+    draw_settings,
+    first_enough,
+    ordered,
+    quarter,
+    single_layers,
+)
+from t2i_lens.probes.unet_hooks import cross_attention_layers, unet_of
 from t2i_lens.stats.sign_metrics import true_error
 from t2i_lens.toybox.captions import STYLE_FRAME
 from t2i_lens.toybox.judge import CELL, PLACES, Judge, Reading
@@ -114,6 +123,76 @@ def read_targets(
         values = _probability(judge, judge.read(some), exchange)
         found[:, place] = values.reshape(found[:, place].shape)
     return {"target": found}
+
+
+def draw_exchanges(
+    judge: Judge,
+    pipe,
+    exchanges: Sequence[Exchange],
+    settings: Sequence[Setting],
+    seeds: Sequence[int],
+    style_nouns: Sequence[str] = (),
+    **sampling,
+) -> dict[str, np.ndarray]:
+    """Draw every setting x exchange x seed and read what the target prompt asks for.
+
+    Args:
+        judge: As in `read_targets`.
+        pipe: The toybox, or another model that draws pictures of 64 x 64 pixels.
+        exchanges: Their prompts are the pairs.
+        settings: Layers that read the target prompt, see `localisation.Setting`.
+        seeds: One latent each, the same for all settings and exchanges.
+        style_nouns: As in `read_targets`.
+        sampling: Passed to `localisation.draw_settings`.
+
+    Returns:
+        `pictures`, uint8 [setting, pair, seed, 64, 64, 3], and `target` [setting, pair, seed],
+        probabilities in [0, 1], see `read_targets`.
+    """
+    pairs = [exchange.pair for exchange in exchanges]
+    drawn = draw_settings(pipe, pairs, settings, seeds, **sampling)
+    return drawn | read_targets(judge, style_nouns, drawn["pictures"], exchanges)
+
+
+def find_word_layers(
+    judge: Judge, pipe, exchanges: Sequence[Exchange], seeds: Sequence[int], **sampling
+) -> dict[str, np.ndarray]:
+    """Choose the fewest cross-attention layers that together write the target word.
+
+    Layers are ordered by the mean probability of the target word when each alone reads the target
+    prompt. The first of them are added up until the share of pictures with the word is at least
+    `localisation.ENOUGH` of the share with all layers, or a quarter of the layers is reached.
+
+    Args:
+        judge: Knows every word of the exchanges.
+        pipe: As in `draw_exchanges`.
+        exchanges: Validation words, see `word_exchanges`.
+        seeds: One latent each.
+        sampling: Passed to `localisation.draw_settings`.
+
+    Returns:
+        `order` [layer], all paths, the largest response first;
+        `localised` [chosen], the first paths of `order`;
+        `response` [layer], mean probability with each layer alone, in the order in which they run;
+        `shares` [2], share of pictures that show the target with the chosen and with all layers.
+    """
+    layers = list(cross_attention_layers(unet_of(pipe)))
+
+    def read(settings: list[Setting]) -> np.ndarray:
+        return draw_exchanges(judge, pipe, exchanges, settings, seeds, **sampling)["target"]
+
+    single = read(single_layers(layers))
+    response, whole = single[1:-1].mean((1, 2)), (single[-1] > FOUND).mean()
+    order = ordered(layers, response)
+    growing = [Setting(tuple(order[: count + 1])) for count in range(quarter(len(layers)))]
+    joint = (read(growing) > FOUND).mean((1, 2))
+    last = first_enough(joint, whole)
+    return {
+        "order": np.array(order),
+        "localised": np.array(order[: last + 1]),
+        "response": response,
+        "shares": np.array([joint[last], whole]),
+    }
 
 
 def _probability(judge: Judge, reading: Reading, exchange: Exchange) -> np.ndarray:

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
+from rapidfuzz.distance import Levenshtein
 
 from t2i_lens.base.shapes import ImageGrid
 from t2i_lens.experiments.prompt_sets import SignPrompt
@@ -157,7 +158,7 @@ def score(
                 "true_psnr": float(sign_metrics.psnr(true)),
                 "ssim": sign_metrics.ssim(a, b),
                 "word_f1": sign_metrics.word_f1(text, target),
-                "distance": float(sign_metrics.levenshtein(text, target)),
+                "distance": float(Levenshtein.distance(text, target)),
             }
         )
     return pd.DataFrame(rows)

@@ -1,9 +1,6 @@
 """Trained placeholders on disk and in a pipeline: save, load, attach."""
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +15,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from t2i_lens.base.files import file_digest, write
 from t2i_lens.base.paths import DATA
 from t2i_lens.base.shapes import EmbeddingRows, Images, TowerRows
 from t2i_lens.models.tokens import add_placeholder, text_towers
@@ -157,16 +155,16 @@ def save(inversion: Inversion, folder: Path) -> Path:
     target, concept = folder / inversion.concept.name, inversion.concept
     target.mkdir(parents=True, exist_ok=True)
     rows = {concept.placeholder_token: inversion.embedding.detach().cpu().contiguous()}
-    _write(target / WEIGHTS, safetensors.torch.save(rows, metadata={"format": "pt"}))
-    _write(target / TRAJECTORY, inversion.trajectory.to_parquet(index=False, use_dictionary=False))
+    write(target / WEIGHTS, safetensors.torch.save(rows, metadata={"format": "pt"}))
+    write(target / TRAJECTORY, inversion.trajectory.to_parquet(index=False, use_dictionary=False))
     provenance = {
         "concept": identity(concept),
         "config": inversion.config,
         **inversion.provenance,
-        "files": {name: _sha256(target / name) for name in (WEIGHTS, TRAJECTORY)},
+        "files": {name: file_digest(target / name) for name in (WEIGHTS, TRAJECTORY)},
     }
     text = json.dumps(provenance, indent=1, ensure_ascii=False) + "\n"
-    _write(target / PROVENANCE, text.encode())
+    write(target / PROVENANCE, text.encode())
     return target
 
 
@@ -197,7 +195,7 @@ def load(folder: Path) -> Inversion:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / PROVENANCE} is damaged ({error}): train it anew") from None
     for name, digest in files.items():
-        if not (folder / name).exists() or _sha256(folder / name) != digest:
+        if not (folder / name).exists() or file_digest(folder / name) != digest:
             raise ValueError(f"{folder / name} is not the file that was saved: train it anew")
     rows = safetensors.torch.load_file(folder / WEIGHTS)
     return Inversion(
@@ -242,15 +240,3 @@ def attach_rows(pipe: DiffusionPipeline, token: str, rows: Sequence[TowerRows]) 
         with torch.no_grad():
             weight[list(ids)] = some.to(weight)
     return ids
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-        temporary.write(content)
-    os.chmod(temporary.name, 0o644)
-    os.replace(temporary.name, file)
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -9,7 +9,6 @@ share one U-Net batch. Each has its own row, learning rate and generator, so wha
 trained beside it does not matter.
 """
 
-import hashlib
 import importlib.metadata
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from t2i_lens.base.files import digest
 from t2i_lens.base.shapes import EmbeddingRows, TextStates, TokenIds
 from t2i_lens.inversion import row_steps
 from t2i_lens.inversion.embeddings import (
@@ -113,7 +113,7 @@ def description(concept: Concept, config: InversionConfig, fingerprint: str | No
         "concept": identity(concept),
         "config": {**asdict(config), "templates": list(config.templates)},
         "model": fingerprint,
-        "images": [hashlib.sha256(image.tobytes()).hexdigest() for image in concept.images],
+        "images": [digest(image.tobytes()) for image in concept.images],
     }
 
 

@@ -14,6 +14,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+from t2i_lens.base.files import file_digest
 from t2i_lens.base.paths import DATA
 from t2i_lens.models.architectures import denoiser, read_config, stated_layers, text_layers
 from t2i_lens.models.model_files import (
@@ -230,9 +231,7 @@ def fingerprint(profile: ModelProfile) -> str:
         return f"{profile.repo}@{profile.revision or 'unpinned'}:{profile.dtype}"
     folder, total = Path(profile.repo), hashlib.sha256(profile.dtype.encode())
     for file in model_files(folder):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(folder)} {digest}\n".encode())
+        total.update(f"{file.relative_to(folder)} {file_digest(file)}\n".encode())
     return f"{profile.name}@{total.hexdigest()}"
 
 

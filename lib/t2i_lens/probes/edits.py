@@ -6,7 +6,6 @@ Its `repr` is its caption and its cache key. Every kind has settings that change
 a `Scale` of 1, `Rotate` of 0, `Slerp` with t 0, no `positions`, no `layers`, no `queries`.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,6 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from t2i_lens.base.files import digest
 
 Stage = Literal["embedding", "pattern", "residual", "text", "key", "value"]
 Branch = Literal["conditional", "unconditional"]
@@ -48,7 +49,7 @@ class Value:
         self.name, self.tensor = name, tensor.detach().clone()
         content = self.tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()
         kind = f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode()
-        self._digest = hashlib.sha256(kind + content).hexdigest()[:12]
+        self._digest = digest(kind + content)[:12]
 
     def __repr__(self) -> str:
         return f"{self.name}#{self._digest}"

@@ -3,12 +3,13 @@
 Every random draw is seeded, so the same data give the same interval.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import bootstrap, permutation_test, rankdata
+from scipy.stats import DegenerateDataWarning, bootstrap, permutation_test, rankdata
 from statsmodels.stats.multitest import multipletests
 
 from t2i_lens.stats.metrics import mean_pairwise_cosine
@@ -45,12 +46,52 @@ class Estimate:
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
+def resampled(
+    sizes: Sequence[int], statistic: Callable[..., np.ndarray | float], n: int, seed: int
+) -> list[Estimate]:
+    """Percentile bootstrap: what every other function here resamples with.
+
+    A resample in which a number is not finite, such as one without rows of some kind, does not
+    count for it. An interval is widened to hold its value where resampling misses it, as it can
+    for the place of a maximum, or for few or unequal clusters.
+
+    Args:
+        sizes: Entries of each sample; each is resampled on its own.
+        statistic: One number, or several at once, from the drawn indices of each sample.
+        n: Recorded with the estimates.
+        seed: Of the resampling.
+    Returns: An estimate for each number.
+    Raises: ValueError: a sample of fewer than two entries, or a number that is never finite.
+    """
+    samples = tuple(np.arange(size) for size in sizes)
+    with warnings.catch_warnings():
+        # SciPy's own interval is not used: one resample that is not finite would spoil it.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        drawn = bootstrap(
+            samples,
+            statistic,
+            vectorized=False,
+            method="percentile",
+            n_resamples=RESAMPLES,
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    tail = (1 - CONFIDENCE) / 2
+    estimates = []
+    for value, row in zip(np.atleast_1d(statistic(*samples)), np.atleast_2d(drawn), strict=True):
+        finite = row[np.isfinite(row)]
+        if not np.isfinite(value) or not len(finite):
+            raise ValueError(f"the statistic of all data is {value}: nothing to resample")
+        low, high = np.quantile(finite, [tail, 1 - tail])
+        estimates.append(Estimate(float(value), float(min(low, value)), float(max(high, value)), n))
+    return estimates
+
+
 def crossed_bootstrap(
     values: Float[np.ndarray, "..."],
     statistic: Callable[[np.ndarray], float] = np.mean,
     seed: int = 0,
 ) -> Estimate:
-    """Percentile bootstrap of an array whose axes are all samples of something larger.
+    """Bootstrap of an array whose axes are all samples of something larger.
 
     Prompts and seeds (and concepts) are crossed: every prompt is drawn with every seed,
     so two pictures that share either are not independent. Each axis is resampled on its
@@ -70,40 +111,34 @@ def crossed_bootstrap(
         raise ValueError("values hold nan: every prompt must be drawn with every seed")
     if values.ndim == 0 or 1 in values.shape:
         raise ValueError(f"shape {values.shape}: an axis with one entry cannot be resampled")
-    result = bootstrap(
-        tuple(np.arange(size) for size in values.shape),
-        lambda *picked: statistic(values[np.ix_(*picked)]),
-        vectorized=False,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        rng=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
-    return Estimate(float(statistic(values)), float(low), float(high), values.size)
+
+    def of_cells(*picked: np.ndarray) -> float:
+        return statistic(values[np.ix_(*picked)])
+
+    return resampled(values.shape, of_cells, values.size, seed)[0]
 
 
 def over_cells(
-    values: Float[np.ndarray, "arm *cell"], statistic: Callable[[np.ndarray], float]
+    values: Float[np.ndarray, "arm *cell"],
+    statistic: Callable[[np.ndarray], float],
+    seed: int = 0,
 ) -> Estimate:
     """A number of the arms' means, with the cells resampled and the arms kept.
-
-    The interval is widened to hold the value where resampling misses it, as it can for the
-    place of a maximum.
 
     Args:
         values: Outcome in every arm, e.g. [arm, prompt, seed].
         statistic: Number from the means [arm].
+        seed: Of the resampling.
     Returns: n counts cells.
     Raises: ValueError: as `crossed_bootstrap`.
     """
-    flat = values.reshape(len(values), -1)
-    cells = np.arange(flat.shape[1], dtype=float).reshape(values.shape[1:])
-    found = crossed_bootstrap(
-        cells, lambda picked: statistic(flat[:, picked.astype(int).ravel()].mean(1))
-    )
-    low, high = min(found.low, found.value), max(found.high, found.value)
-    return Estimate(found.value, low, high, found.n)
+    flat = np.reshape(values, (len(values), -1))
+    cells = np.arange(flat.shape[1], dtype=float).reshape(np.shape(values)[1:])
+
+    def of_means(picked: np.ndarray) -> float:
+        return statistic(flat[:, picked.astype(int).ravel()].mean(1))
+
+    return crossed_bootstrap(cells, of_means, seed)
 
 
 def ratio_bootstrap(
@@ -118,19 +153,12 @@ def ratio_bootstrap(
     Returns: None where the interval of the whole reaches zero: there is nothing to divide by.
     Raises: ValueError: as `crossed_bootstrap`, or the two have different shapes.
     """
-    part, whole = (np.asarray(values, dtype=float) for values in (part, whole))
-    if part.shape != whole.shape:
-        raise ValueError(f"part {part.shape} and whole {whole.shape} have different cells")
+    if np.shape(part) != np.shape(whole):
+        raise ValueError(f"part {np.shape(part)} and whole {np.shape(whole)} have different cells")
     if crossed_bootstrap(whole, seed=seed).low <= 0:
         return None
-
-    def ratio(picked: np.ndarray) -> float:
-        cells = picked.astype(int)
-        # The few resamples without a whole come out as very large instead of endless.
-        return float(part.ravel()[cells].mean() / max(whole.ravel()[cells].mean(), 1e-9))
-
-    cells = np.arange(whole.size, dtype=float).reshape(whole.shape)
-    return crossed_bootstrap(cells, ratio, seed=seed)
+    # The few resamples without a whole come out as very large instead of endless.
+    return over_cells(np.stack([part, whole]), lambda means: means[0] / max(means[1], 1e-9), seed)
 
 
 def mean_cosine_bootstrap(
@@ -145,23 +173,39 @@ def mean_cosine_bootstrap(
         rows: One row per token.
         groups: A label per row, as in `mean_pairwise_cosine`.
         seed: Of the resampling.
-    Returns: The mean over pairs from different groups, its 95 % interval, n = rows.
+    Returns: The mean over pairs from different groups, its 95 % interval, n = groups.
     Raises: ValueError: fewer than two groups.
     """
-    labels = np.unique(groups)
-    if len(labels) < 2:
-        raise ValueError("all rows are in one group: no pair to compare")
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(groups == label) for label in labels]
-    drawn = []
-    while len(drawn) < RESAMPLES:
-        picks = rng.integers(len(labels), size=len(labels))
-        if len(set(picks)) > 1:
-            index = np.concatenate([members[pick] for pick in picks])
-            drawn.append(mean_pairwise_cosine(rows[index], groups[index]))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(mean_pairwise_cosine(rows, groups), float(low), float(high), len(rows))
+
+    def mean_cosine(index: np.ndarray) -> float:
+        return mean_pairwise_cosine(rows[index], groups[index])
+
+    return cluster_bootstrap(groups, mean_cosine, seed)[0]
+
+
+def cluster_bootstrap(
+    labels: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray | float], seed: int = 0
+) -> list[Estimate]:
+    """Bootstrap of rows that come in clusters of unequal size, e.g. by prompt.
+
+    Whole clusters are resampled, each with all its rows.
+
+    Args:
+        labels: The cluster of each row.
+        statistic: One number, or several at once, from the indices of the drawn rows.
+        seed: Of the resampling.
+    Returns: An estimate for each number; n is the number of clusters.
+    Raises: ValueError: fewer than two clusters, or the statistic of all rows is not finite.
+    """
+    names, inverse = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} cluster: nothing to resample")
+    members = [np.flatnonzero(inverse == place) for place in range(len(names))]
+
+    def of_rows(clusters: np.ndarray) -> np.ndarray | float:
+        return statistic(np.concatenate([members[cluster] for cluster in clusters]))
+
+    return resampled([len(names)], of_rows, len(names), seed)
 
 
 def random_subsets(
@@ -189,17 +233,11 @@ def superiority_bootstrap(
 
     Returns: The chance (area under the ROC curve), its 95 % interval, n = len(first).
     """
-    result = bootstrap(
-        (first, second),
-        probability_of_superiority,
-        vectorized=False,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        rng=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
-    return Estimate(probability_of_superiority(first, second), float(low), float(high), len(first))
+
+    def chance(some: np.ndarray, others: np.ndarray) -> float:
+        return probability_of_superiority(first[some], second[others])
+
+    return resampled([len(first), len(second)], chance, len(first), seed)[0]
 
 
 def paired_effect_size(differences: Float[np.ndarray, "..."]) -> float:
@@ -239,39 +277,6 @@ def holm(p_values: Sequence[float]) -> tuple[Bool[np.ndarray, " test"], Float[np
     """Which tests hold at 5 % over the whole family, and their Holm-corrected p values."""
     reject, corrected, _, _ = multipletests(p_values, alpha=1 - CONFIDENCE, method="holm")
     return reject, corrected
-
-
-def cluster_bootstrap(
-    labels: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray | float], seed: int = 0
-) -> list[Estimate]:
-    """Percentile bootstrap of rows that come in clusters of unequal size, e.g. by prompt.
-
-    Whole clusters are resampled, each with all its rows. A resample in which the statistic is
-    not finite, such as one without rows of some kind, is drawn again. An interval is widened to
-    hold its value where resampling misses it, as it can for few or unequal clusters.
-
-    Args:
-        labels: The cluster of each row.
-        statistic: One number, or several at once, from the indices of the drawn rows.
-        seed: Of the resampling.
-    Returns: An estimate for each number; n is the number of clusters.
-    Raises: ValueError: fewer than two clusters, or the statistic of all rows is not finite.
-    """
-    names, inverse = np.unique(labels, return_inverse=True)
-    whole = np.atleast_1d(statistic(np.arange(len(inverse))))
-    if len(names) < 2 or not np.isfinite(whole).all():
-        raise ValueError(f"{len(names)} clusters give {whole}: nothing to resample")
-    members = [np.flatnonzero(inverse == place) for place in range(len(names))]
-    rng, drawn = np.random.default_rng(seed), []
-    while len(drawn) < RESAMPLES:
-        picks = rng.integers(len(names), size=len(names))
-        values = np.atleast_1d(statistic(np.concatenate([members[pick] for pick in picks])))
-        if np.isfinite(values).all():
-            drawn.append(values)
-    tail = (1 - CONFIDENCE) / 2
-    bounds = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    triples = zip(whole.tolist(), *bounds.tolist(), strict=True)
-    return [Estimate(float(v), min(a, v), max(b, v), len(names)) for v, a, b in triples]
 
 
 def rank_correlations(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from scipy.optimize import brentq
 from scipy.stats import kendalltau, norm
 from skimage.metrics import structural_similarity
 
@@ -59,17 +60,6 @@ def word_f1(found: str, wanted: str) -> float:
     Shown in: notebooks/14_text_metrics.ipynb
     """
     return harmonic_mean(*precision_recall(found.lower().split(), wanted.lower().split()))
-
-
-def levenshtein(first: str, second: str) -> int:
-    """Fewest letters to insert, delete or replace to turn one string into the other."""
-    previous = list(range(len(second) + 1))
-    for i, a in enumerate(first, start=1):
-        row = [i]
-        for j, b in enumerate(second, start=1):
-            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (a != b)))
-        previous = row
-    return previous[-1]
 
 
 def published_clip_t(cosines: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -161,15 +151,17 @@ def identical_share(error: float, decibel: float) -> tuple[float, float]:
         error: Mean squared error as printed, above 0.
         decibel: Mean PSNR as printed.
     Returns: s in [0, 1), and M. s is 0 where the mean PSNR is explained without any such pair.
+    Raises: ValueError: no share gives so high a mean PSNR.
     Shown in: notebooks/14_text_metrics.ipynb
     """
-    low, high = 0.0, 1 - error / (LEVELS - 1) ** 2
     if decibel <= psnr(error):
         return 0.0, error
-    for _ in range(80):  # bisection: the mean PSNR rises with s
-        share = (low + high) / 2
-        mean = share * psnr(0.0) + (1 - share) * psnr(error / (1 - share))
-        low, high = (share, high) if mean < decibel else (low, share)
+
+    def excess(share: float) -> float:
+        return share * psnr(0.0) + (1 - share) * psnr(error / (1 - share)) - decibel
+
+    # The mean PSNR rises with the share, until all others are as wrong as pictures can be.
+    share = brentq(excess, 0.0, 1 - error / (LEVELS - 1) ** 2)
     return share, error / (1 - share)
 
 

@@ -7,16 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 
-from t2i_lens.base.files import write
+from t2i_lens.base.files import file_digest, replace_folder, write
 from t2i_lens.base.paths import BUILD, DATA, ROOT
 from t2i_lens.study.claims import compare_records, load_claims, load_records, scoreboard_markdown
-from t2i_lens.study.execute import STAMP, Job, RunError, replace_folder, sha256
+from t2i_lens.study.execute import STAMP, Job, RunError
+from t2i_lens.study.processes import die_with_parent, temporary_folder
 from t2i_lens.study.verdicts import Record
 
 SOURCE = ROOT / "book"
@@ -41,15 +41,14 @@ def build(jobs: list[Job], console: Console) -> bool:
     Raises: RunError: a warning or an error of the build; the site that was there stays.
     """
     _stage(jobs)
-    now = {path.relative_to(ROOT).as_posix(): sha256(path) for path in _files(SOURCE)}
-    now |= {file.name: sha256(file) for file in sorted((ROOT / "lib").glob("*.lock"))}
+    now = {path.relative_to(ROOT).as_posix(): file_digest(path) for path in _files(SOURCE)}
+    now |= {file.name: file_digest(file) for file in sorted((ROOT / "lib").glob("*.lock"))}
     stamp = BUILD / "book.json"
     if _stands(stamp, now):
         return False
     log = BUILD / "book.log"
-    (BUILD / "tmp").mkdir(exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=BUILD / "tmp") as temporary,
+        temporary_folder(BUILD / "tmp") as temporary,
         console.status("building the book"),
         log.open("w") as output,
     ):
@@ -57,12 +56,14 @@ def build(jobs: list[Job], console: Console) -> bool:
         jupyter_book = Path(sys.executable).with_name("jupyter-book")
         command = [jupyter_book, "build", SOURCE, "--all", "-W", "--keep-going"]
         command += ["--path-output", temporary]
-        result = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
-        site = Path(temporary) / "_build" / "html"
+        result = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+        )
+        site = temporary / "_build" / "html"
         if result.returncode or not (site / "index.html").exists():
             raise RunError(f"the book does not build: {_complaint(log)}")
         replace_folder(site, SITE)
-    left = {path.relative_to(SITE).as_posix(): sha256(path) for path in _files(SITE)}
+    left = {path.relative_to(SITE).as_posix(): file_digest(path) for path in _files(SITE)}
     write(stamp, json.dumps({"from": now, "files": left}).encode())
     return True
 
@@ -121,18 +122,18 @@ def _stage(jobs: list[Job]) -> None:
         shipped, staged = DATA / "models" / "toybox" / name, SOURCE / "toybox" / Path(name).name
         if shipped.exists():
             staged.parent.mkdir(exist_ok=True)
-            if not staged.exists() or sha256(staged) != sha256(shipped):
+            if not staged.exists() or file_digest(staged) != file_digest(shipped):
                 shutil.copyfile(shipped, staged)
     static = SOURCE / "_static" / "mathjax"
     if not static.exists():
         origin = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
-        with tempfile.TemporaryDirectory(dir=BUILD) as temporary:
+        with temporary_folder(BUILD / "tmp") as temporary:
             for part in MATHJAX:
                 source = origin / "static" / "mathjax" / part
-                target = Path(temporary) / "mathjax" / part
+                target = temporary / "mathjax" / part
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
-            replace_folder(Path(temporary) / "mathjax", static)
+            replace_folder(temporary / "mathjax", static)
 
 
 def _update(file: Path, text: str) -> None:
@@ -148,7 +149,7 @@ def _stands(stamp: Path, now: dict[str, str]) -> bool:
     """Whether the site was made from what there is now, and is still as it was made."""
     try:
         made = json.loads(stamp.read_text(encoding="utf-8"))
-        whole = all(sha256(SITE / name) == value for name, value in made["files"].items())
+        whole = all(file_digest(SITE / name) == value for name, value in made["files"].items())
         return whole and made["from"] == now
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -5,9 +5,7 @@ on one profile. Records that count are committed below `data/results/claims`.
 """
 
 import json
-import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from t2i_lens.base.files import write
 from t2i_lens.base.paths import DATA
 from t2i_lens.study.verdicts import MARKS, Claim, ClaimError, Record, Source, inside
 
@@ -88,14 +87,7 @@ def write_records(records: Sequence[Record], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     ordered = sorted(records, key=lambda record: (record.profile, record.id))
     text = json.dumps([r.model_dump(mode="json") for r in ordered], indent=1, ensure_ascii=False)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write(path, (text + "\n").encode())
 
 
 def load_records(path: Path, claims: Mapping[str, Claim] | None = None) -> list[Record]:

@@ -32,8 +32,9 @@ def book() -> None:
     executed = execute.execute(jobs, console)
     built = pages.build(jobs, console)
     what = "book built" if built else "book is up to date"
-    index = pages.SITE / "index.html"
-    console.print(f"{what}, {len(executed)} of {len(jobs)} notebooks executed: {index}")
+    console.print(f"{what}: {pages.SITE / 'index.html'}", highlight=False, soft_wrap=True)
+    count, fresh = len(executed), len(jobs) - len(executed)
+    console.print(f"{count} of {len(jobs)} executed, {fresh} up to date", highlight=False)
     _report(pages.drift(jobs))
 
 

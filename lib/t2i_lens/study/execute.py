@@ -3,19 +3,22 @@
 A run is a folder with the executed notebook, `run.json` and `claims.json`. It is made aside and
 put in its place when it has succeeded, with a stamp: what it was made from, and the sha256 of
 all that it left. A run whose stamp no longer fits is made again.
+
+Kernels and workers end with the driver, and nothing of the user's settings of IPython, Jupyter
+and matplotlib reaches them.
 """
 
 import ast
 import hashlib
 import json
 import os
-import shutil
-import tempfile
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from t2i_lens.base.files import digest, write
+from t2i_lens.base.files import digest, file_digest, replace_folder, write
 from t2i_lens.base.paths import BUILD, DATA, ROOT
 from t2i_lens.study.closure import closure, imports
+from t2i_lens.study.processes import end_with_parent, temporary_folder
 
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = "notebook.ipynb"
@@ -34,6 +38,17 @@ STAMP = "stamp.json"
 NOT_INPUTS = ("results", "manifest.yaml")
 # The engine of sweeps decides where and when a notebook runs, not what it measures.
 NOT_LOCKS = ("requirements-sweep.lock",)
+# Settings of the user that would change what a notebook shows, or how it is run.
+UNSET = (
+    "JUPYTER_CONFIG_PATH", "JUPYTER_PATH", "MATPLOTLIBRC", "PYTHONINSPECT", "PYTHONSTARTUP",
+)  # fmt: skip
+# Run by every kernel as it starts.
+STARTUP = """\
+import os
+from t2i_lens.study.processes import end_with_parent
+end_with_parent(int(os.environ["JPY_PARENT_PID"]))
+del os, end_with_parent
+"""
 
 
 class RunError(RuntimeError):
@@ -68,15 +83,21 @@ def chapters(profile: str = "toybox") -> list[Job]:
 
 
 def find(name: str) -> Path:
-    """The notebook of a name, which may carry a folder and a suffix.
+    """The notebook of a name, or of a path to one of the book's notebooks.
 
-    Raises: RunError: there is none.
+    Raises: RunError: there is no such notebook or file, or the file is not one of the book's.
     """
-    file = NOTEBOOKS / f"{Path(name).stem}.ipynb"
-    if not file.exists():
+    file = NOTEBOOKS / f"{name.removesuffix('.ipynb')}.ipynb"
+    if Path(name).name != name:
+        file = Path(name).resolve()
+        if not file.is_file():
+            raise RunError(f"no file '{name}'")
+        if file.parent != NOTEBOOKS.resolve() or file.suffix != ".ipynb":
+            raise RunError(f"'{name}' is not one of the book's notebooks")
+    if not file.is_file():
         known = ", ".join(file.stem for file in sorted(NOTEBOOKS.glob("*.ipynb")))
         raise RunError(f"no notebook '{name}'; there are: {known}")
-    return file
+    return NOTEBOOKS / file.name
 
 
 def trial(notebook: Path, parameters: Mapping[str, Any]) -> Job:
@@ -107,7 +128,7 @@ def inputs(notebook: Path) -> str:
     ]
     total = hashlib.sha256()
     for file in [notebook, *modules, *locks, *data]:
-        total.update(f"{file.name} {sha256(file)}\n".encode())
+        total.update(f"{file.name} {file_digest(file)}\n".encode())
     return total.hexdigest()
 
 
@@ -120,7 +141,7 @@ def fingerprint(job: Job, made_from: str | None = None) -> str:
     """
     parameters = json.dumps(dict(job.parameters), sort_keys=True)
     own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
-    brought = " ".join(f"{f.relative_to(BUILD)} {sha256(f)}" for f in own if f.is_file())
+    brought = " ".join(f"{f.relative_to(BUILD)} {file_digest(f)}" for f in own if f.is_file())
     return digest(f"{made_from or inputs(job.notebook)} {parameters} {brought}".strip().encode())
 
 
@@ -137,7 +158,7 @@ def outdated(job: Job, now: str) -> str | None:
             return "its notebook, library or data changed"
         for name, expected in stamp["files"].items():
             file = BUILD / name
-            if not file.exists() or sha256(file) != expected:
+            if not file.exists() or file_digest(file) != expected:
                 return f"{name} is damaged or missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{STAMP} is damaged"
@@ -155,19 +176,16 @@ def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -
     prints = {job.target: fingerprint(job) for job in jobs}
     reasons = {job.target: outdated(job, prints[job.target]) for job in jobs}
     waiting = [job for job in jobs if reasons[job.target]]
+    workers = min(len(waiting), os.cpu_count() or 1)
+    console.print(_plan(jobs, waiting, workers), highlight=False, soft_wrap=True)
     if not waiting:
         return []
     for job in waiting:
         console.print(f"{job.notebook.stem}: {reasons[job.target]}", style="dim", highlight=False)
-    for folder in ("tmp", "failed"):
-        (BUILD / folder).mkdir(parents=True, exist_ok=True)
-    workers = min(len(waiting), os.cpu_count() or 1)
+    (BUILD / "failed").mkdir(parents=True, exist_ok=True)
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
-    with (
-        tempfile.TemporaryDirectory(dir=BUILD / "tmp") as temporary,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-    ):
-        folders = {job: Path(temporary) / str(number) for number, job in enumerate(waiting)}
+    with temporary_folder(BUILD / "tmp") as temporary, _pool(workers) as pool:
+        folders = {job: temporary / str(number) for number, job in enumerate(waiting)}
         futures = {
             job: pool.submit(_papermill, job.notebook, folders[job], dict(job.parameters), threads)
             for job in waiting
@@ -186,27 +204,99 @@ def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -
     return waiting
 
 
-def _papermill(notebook: Path, folder: Path, parameters: dict, threads: int) -> str | None:
-    """Execute one notebook in this process's kernel; what went wrong, in one line, or None."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+def last_seconds(job: Job) -> float | None:
+    """How long the job's last run took, out of date or not; None if there is no record."""
+    try:
+        return json.loads((job.target / "run.json").read_text(encoding="utf-8"))["seconds"]
+    except (OSError, ValueError, KeyError):
+        return None
 
-    folder.mkdir()
-    # The kernel inherits standard error, and chats there.
-    log = os.open(folder / "kernel.log", os.O_WRONLY | os.O_CREAT, 0o644)
-    os.dup2(log, 2)
-    os.close(log)
-    os.environ |= {
+
+def _plan(jobs: Sequence[Job], waiting: Sequence[Job], workers: int) -> str:
+    """What is about to be done, with an estimate of its time from the last runs."""
+    noun = "notebook" if len(jobs) == 1 else "notebooks"
+    text = f"{len(jobs)} {noun}: {len(jobs) - len(waiting)} up to date"
+    if not waiting:
+        return text
+    text += f", {len(waiting)} to execute, {workers} at a time"
+    known = [seconds for job in waiting if (seconds := last_seconds(job)) is not None]
+    if not known:
+        return f"{text}; their time is not known yet"
+    # Every notebook without a record is taken for an average one.
+    total = sum(known) * len(waiting) / len(known)
+    text += f"; about {max(total / workers, max(known)) / 60:.1f} min"
+    return f"{text}, by the last times of {len(known)} of them"
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; an exception, Ctrl-C among them, ends them at once."""
+    others = set(active_children())
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+    )
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(active_children()) - others:
+            child.kill()
+            child.join()
+        raise
+    pool.shutdown()
+
+
+def _begin(driver: int) -> None:
+    """Begin a worker: it ends with the driver, to which alone Ctrl-C is said."""
+    end_with_parent(driver)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _environment(folder: Path, home: Path, threads: int) -> dict[str, str]:
+    """What a worker's kernel is told: nothing of it depends on the user's settings.
+
+    Args:
+        folder: Of the run.
+        home: For IPython and Jupyter, in place of the user's.
+    """
+    kept = {key: value for key, value in os.environ.items() if key not in UNSET}
+    return kept | {
         "T2I_LENS_RUN": str(folder),
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         # Remarks on packages that nothing here needs would stand in every chapter.
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONWARNINGS": "ignore:IProgress not found",
+        "IPYTHONDIR": str(home),
+        "JUPYTER_CONFIG_DIR": str(home),
+        "JUPYTER_RUNTIME_DIR": str(home),
+        "JUPYTER_NO_CONFIG": "1",
         # Without it a kernel of the same name in the user's home would be taken.
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        # Kept from run to run, since a list of the fonts is made there first.
+        "MPLCONFIGDIR": str(BUILD / "matplotlib"),
     }
+
+
+def _papermill(notebook: Path, folder: Path, parameters: dict, threads: int) -> str | None:
+    """Execute one notebook in this process's kernel; what went wrong, in one line, or None."""
+    home = folder.with_name(f"{folder.name}-home")
+    startup = home / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00-end-with-parent.py").write_text(STARTUP)
+    folder.mkdir()
+    # The kernel inherits standard error, and chats there.
+    log = os.open(folder / "kernel.log", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
+    environment = _environment(folder, home, threads)
+    os.environ.clear()
+    os.environ.update(environment)
+    import papermill  # reads the environment
+    from papermill.exceptions import PapermillExecutionError
+
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -224,7 +314,17 @@ def _papermill(notebook: Path, folder: Path, parameters: dict, threads: int) -> 
         return f"{notebook.stem}: {type(error).__name__}: {_line(str(error))}"
     if not (folder / "run.json").exists():
         return f"{notebook.stem} did not call run.finish() in its last cell"
+    if bare := _without_picture(folder / EXECUTED):
+        return f"{notebook.stem}, cell {bare[0]}: the figure shows no picture"
     return None
+
+
+def _without_picture(executed: Path) -> list[str]:
+    """Figure cells of an executed notebook that show no picture, by id."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    figures = [c for c in cells if "figure" in c["metadata"].get("mystnb", {})]
+    shown = {c["id"]: {kind for o in c["outputs"] for kind in o.get("data", {})} for c in figures}
+    return [name for name, kinds in shown.items() if not any("image/" in k for k in kinds)]
 
 
 def _outcome(future: Future) -> str | None:
@@ -238,7 +338,7 @@ def _line(text: str) -> str:
 
 def _settle(job: Job, folder: Path, made_from: str) -> None:
     """Stamp a finished run and put it in its place."""
-    left = {job.target / file.name: sha256(file) for file in folder.iterdir()}
+    left = {job.target / file.name: file_digest(file) for file in folder.iterdir()}
     results = json.loads((folder / "run.json").read_text(encoding="utf-8"))["results"]
     left |= {BUILD / "results" / name: value for name, value in results.items()}
     files = {path.relative_to(BUILD).as_posix(): value for path, value in left.items()}
@@ -253,9 +353,17 @@ def _watch(
     console: Console,
     settle: Callable[[Job], None],
 ) -> None:
-    """Show how far each notebook is, until all are done; `settle` each that succeeded, at once."""
-    began, ended = time.monotonic(), {}
+    """Show how far each notebook is, until all are done; `settle` each that succeeded, at once.
+
+    The times are of each notebook itself: it begins when its folder is made.
+    """
+    began: dict[Job, float] = {}
+    ended: dict[Job, float] = {}
     totals = {job: job.notebook.read_text(encoding="utf-8").count('"cell_type"') for job in futures}
+
+    def took(job: Job) -> float:
+        now = time.monotonic()
+        return ended.get(job, now) - began.get(job, now)
 
     def table() -> Table:
         grid = Table.grid(padding=(0, 2))
@@ -263,37 +371,25 @@ def _watch(
             executed = job.executed if job in ended else folders[job] / EXECUTED
             # papermill saves the notebook after each cell.
             done = executed.read_text().count('"status": "completed"') if executed.exists() else 0
-            seconds = f"{ended.get(job, time.monotonic()) - began:4.0f} s"
+            seconds = f"{took(job):4.0f} s" if job in began else "waits"
             grid.add_row(job.notebook.stem, f"cell {done} of {totals[job]}", seconds)
         return grid
 
     with Live(table(), console=console, auto_refresh=False, transient=True) as live:
         while len(ended) < len(futures):
-            time.sleep(0.5)
+            time.sleep(0.2)
             for job, future in futures.items():
+                if job not in began and folders[job].exists():
+                    began[job] = time.monotonic()
                 if future.done() and job not in ended:
                     ended[job] = time.monotonic()
                     how = "failed" if _outcome(future) else "done"
                     if how == "done":
                         settle(job)
-                    seconds = ended[job] - began
-                    console.print(f"{job.notebook.stem}: {how}, {seconds:.0f} s", highlight=False)
-            live.update(table(), refresh=console.is_terminal)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of an older one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        os.replace(target, old)  # onto an empty folder
-        os.replace(new, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(new, target)
-
-
-def sha256(file: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+                    console.print(
+                        f"{job.notebook.stem}: {how}, {took(job):.0f} s"
+                        f" ({len(ended)} of {len(futures)})",
+                        highlight=False,
+                    )
+            if console.is_terminal:
+                live.update(table(), refresh=True)

@@ -8,14 +8,13 @@ that lie directly in `data/`, so that a new folder needs a licence and a source 
 Commands: `python -m t2i_lens.study.manifest update` and `python -m t2i_lens.study.manifest verify`.
 """
 
-import hashlib
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import yaml
 
+from t2i_lens.base.files import file_digest, write
 from t2i_lens.base.paths import DATA
 
 NAME = "manifest.yaml"
@@ -51,7 +50,7 @@ def verify(root: Path = DATA) -> list[str]:
             problems.append(f"{path} is not in {NAME}; run update")
         elif path not in present:
             problems.append(f"{path} is in {NAME} but missing; restore it or run update")
-        elif listed[path] != _sha256(root / path):
+        elif listed[path] != file_digest(root / path):
             problems.append(f"{path} was changed; restore it, or run update if it was meant")
     return problems
 
@@ -73,20 +72,13 @@ def update(root: Path = DATA, rules: Iterable[dict] | None = None) -> None:
         home = next((f for f in folders if f in by_folder and (f.name or len(folders) == 1)), None)
         if home is None:
             raise ValueError(f"no group in {NAME} for {path}; add its folder, licence and source")
-        by_folder[home]["files"][path] = _sha256(root / path)
+        by_folder[home]["files"][path] = file_digest(root / path)
     text = yaml.safe_dump(groups, sort_keys=False, allow_unicode=True, width=100)
-    temporary = root / f".{NAME}"
-    temporary.write_text(HEAD + text, encoding="utf-8")
-    os.replace(temporary, root / NAME)
+    write(root / NAME, (HEAD + text).encode())
 
 
 def _groups(root: Path) -> list[dict]:
     return yaml.safe_load((root / NAME).read_text(encoding="utf-8"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main(arguments: list[str]) -> int:

@@ -4,7 +4,6 @@ A result is a payload (npz or parquet, no pickle) and beside it a JSON file with
 what made it, from what, and the sha256 of the payload.
 """
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -56,7 +55,7 @@ class Store:
             "versions": versions(),
             "arguments": {key: canonical(value, key) for key, value in kwargs.items()},
         }
-        key = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()
+        key = digest(json.dumps(call, sort_keys=True).encode())
         base = self.folder / f"{name}-{key[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         # Chapters run side by side: the second to need a result waits for the first.

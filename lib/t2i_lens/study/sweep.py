@@ -89,7 +89,8 @@ class Plan:
         """Number of runs, those done and those to do, and how long one took before."""
         done = len(self.jobs) - len(self.waiting)
         text = f"{self.name}: {len(self.jobs)} runs, {done} done, {len(self.waiting)} to do"
-        took = [_seconds(job) for cell, job in self.jobs.items() if cell not in self.waiting]
+        stand = [job for cell, job in self.jobs.items() if cell not in self.waiting]
+        took = [execute.last_seconds(job) or 0.0 for job in stand]
         if took and self.waiting:
             each = sum(took) / len(took)
             text += f"; {each:.0f} s each so far, {each * len(self.waiting) / 60:.0f} min in all"
@@ -230,10 +231,6 @@ def run_cell(file: Path, cell: str) -> str | None:
         error = str(reason)
     note("failed" if error else "done")
     return error
-
-
-def _seconds(job: Job) -> float:
-    return json.loads((job.target / "run.json").read_text(encoding="utf-8")).get("seconds", 0.0)
 
 
 if __name__ == "__main__":
