@@ -131,7 +131,6 @@ def draw_exchanges(
     exchanges: Sequence[Exchange],
     settings: Sequence[Setting],
     seeds: Sequence[int],
-    style_nouns: Sequence[str] = (),
     **sampling,
 ) -> dict[str, np.ndarray]:
     """Draw every setting x exchange x seed and read what the target prompt asks for.
@@ -142,7 +141,6 @@ def draw_exchanges(
         exchanges: Their prompts are the pairs.
         settings: Layers that read the target prompt, see `localisation.Setting`.
         seeds: One latent each, the same for all settings and exchanges.
-        style_nouns: As in `read_targets`.
         sampling: Passed to `localisation.draw_settings`.
 
     Returns:
@@ -151,7 +149,7 @@ def draw_exchanges(
     """
     pairs = [exchange.pair for exchange in exchanges]
     drawn = draw_settings(pipe, pairs, settings, seeds, **sampling)
-    return drawn | read_targets(judge, style_nouns, drawn["pictures"], exchanges)
+    return drawn | read_targets(judge, drawn["pictures"], exchanges)
 
 
 def find_word_layers(

@@ -91,7 +91,7 @@ def _member(rank: int, processes: int, meeting: str, work: Callable, arguments: 
     try:
         work(*arguments)
     finally:
-        distributed.destroy_processgroup()
+        distributed.destroy_process_group()
 
 
 def group() -> tuple[int, int]:
