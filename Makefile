@@ -41,7 +41,7 @@ book: $(READY) ## execute the notebooks that are out of date and build build/boo
 sweep: $(READY) $(ENGINE) ## run a grid: CONFIG=notebooks/sweeps/norms.yaml; on a cluster: see notebooks/Snakefile
 	@$(BIN)/t2i-lens sweep $(CONFIG) $(ARGS)
 
-test: $(READY) $(ENGINE) ## all tests; executes every notebook anew and compares its claims
+test: $(READY) $(ENGINE) ## all tests; executes the notebooks that are out of date and compares their claims
 	$(BIN)/python -m pytest
 
 smoke: $(READY) ## the quick tests only
@@ -74,5 +74,5 @@ record: $(READY) ## accept what the notebooks measure as the record to compare w
 
 clean: ## delete what was generated, but not the environment
 	rm -rf build/runs build/trials build/results build/failed build/tmp build/book build/book.json \
-	  build/book.log book/chapters book/scoreboard.md \
+	  build/book.log build/matplotlib book/chapters book/scoreboard.md \
 	  book/profiles.md book/capture.md book/toybox book/_static/mathjax
