@@ -5,7 +5,6 @@ slot; every arm is drawn from the same latents, and a judge says what it finds.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -223,12 +222,11 @@ def lost_names(readings: pd.DataFrame, arm: str, prompt: str) -> list[str]:
     return [f"lost: {missed[s]}" if s in missed else "all there" for s in here["seed"].unique()]
 
 
-def judge_scores(file: Path) -> dict[str, float | None]:
+def judge_scores(quality: dict) -> dict[str, float | None]:
     """The judge's own `recall` and `precision` on held-out pictures, means over nouns.
 
-    Args: file: The model's `quality.json`. Without it, or a field, the score is None.
+    Args: quality: The model's `quality.json`, see `study.subject`. What it lacks is None.
     """
-    quality = json.loads(Path(file).read_text()) if Path(file).exists() else {}
     scores = quality.get("judge", {})
     return {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
 

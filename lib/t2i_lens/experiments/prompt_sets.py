@@ -17,7 +17,7 @@ from t2i_lens.models.profiles import get
 from t2i_lens.models.tokens import TokenRow
 
 FOLDER = DATA / "prompts"
-SETS = ("toybox", "sd")  # the second is for every other profile
+SETS = ("toybox", "sd")  # by `ModelProfile.world`
 SIMPLE = 'a sign that says "{}"'
 VALIDATION_SHARE = 0.25  # of the sign words; the others are the test bucket
 RELATED_PAIRS = 8  # pairs of nouns per relation, each said in both orders
@@ -228,14 +228,11 @@ def load_signs(profile: str, bucket: str, kind: str, folder: Path = FOLDER) -> l
 
 
 def set_of(profile: str) -> str:
-    """Which words and sentences a profile is asked: the toybox's world, or `sd`.
+    """Which words and sentences a profile is asked: those of its world, or the set of that name.
 
-    Raises: ValueError: no such profile.
+    Raises: ValueError: no such profile or set.
     """
-    if profile in SETS:
-        return profile
-    get(profile)
-    return "sd"
+    return profile if profile in SETS else get(profile).world
 
 
 def _read(profile: str, folder: Path) -> dict:

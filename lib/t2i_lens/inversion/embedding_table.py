@@ -120,8 +120,13 @@ def sort_vocabulary(
 
 
 def folder_of(profile: str) -> Path:
-    """Where a profile's TI embeddings are: the toybox's are shipped, the others are the user's."""
-    return (DATA if profile == "toybox" else BUILD) / "embeddings" / profile
+    """Where a profile's TI embeddings are: beside a shipped model's, or among the user's.
+
+    Raises: ValueError: no such profile.
+    """
+    from t2i_lens.models.profiles import get  # loads pipelines, which not every command needs
+
+    return (BUILD if get(profile).on_hub else DATA) / "embeddings" / profile
 
 
 def load_inversions(folder: Path) -> list[Inversion]:

@@ -127,16 +127,17 @@ def add_tokens(
         profile: Of the model that they were trained on, see `embedding_table.folder_of`.
         source: Where they came from, kept in their provenance.
     Returns: Their folders.
-    Raises: ValueError: no such profile, or the toybox; rows of another model or for two encoders;
-        a name that cannot stand in a prompt or is taken. Nothing is saved then.
+    Raises: ValueError: no such profile, or a shipped one; rows of another model or for two
+        encoders; a name that cannot stand in a prompt or is taken. Nothing is saved then.
     """
     from t2i_lens.models.profiles import (
         get,  # loads pipelines, which talk; other commands do not need it
     )
 
-    if profile == "toybox":
-        raise ValueError("the toybox's TI embeddings are shipped: name another profile")
-    components = read_config(get(profile).config)["components"]
+    model = get(profile)
+    if not model.on_hub:
+        raise ValueError(f"the TI embeddings of {profile} are shipped: name another profile")
+    components = read_config(model.config)["components"]
     towers = [components[name] for name in sorted(components) if name.startswith("text_encoder")]
     widths = tuple(t["config"]["hidden_size"] for t in towers if t["class"].startswith("CLIP"))
     folder, named = folder_of(profile), {}

@@ -34,6 +34,7 @@ PIPELINES = {
     "sd3": diffusers.StableDiffusion3Pipeline,
 }
 WITH_DDIM = ("sd", "sdxl")
+KNOWN_WORLD = "toybox"  # everything that can be drawn in it is known
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ModelProfile:
         family: Which pipeline class runs it.
         config: Name of the file in `data/configs` that states its layers and sizes.
         pinned: Whether the study names the commit; False if it was looked up (`settle`).
+        world: Name of the words and sentences in `data/prompts` that it is asked. In
+            `KNOWN_WORLD` pictures have a judge of their own.
     """
 
     name: str
@@ -67,6 +70,7 @@ class ModelProfile:
     family: Literal["sd", "sdxl", "if", "sd3"] = "sd"
     config: str | None = None
     pinned: bool = True
+    world: str = "sd"
 
     @property
     def on_hub(self) -> bool:
@@ -94,6 +98,7 @@ PROFILES = {
             num_inference_steps=25,
             guidance_scale=7.5,
             cross_attention_layers=7,
+            world=KNOWN_WORLD,
         ),
         _hub("sd14", "CompVis/stable-diffusion-v1-4",
              "133a221b8aa7292a167afc5127cb63fb5005638b", 512, 50, 7.5, 16, "sd", "sd1"),

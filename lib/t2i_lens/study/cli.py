@@ -195,36 +195,25 @@ def doses(
     """
     from dataclasses import asdict
 
-    from t2i_lens.base.lazy import Lazy
     from t2i_lens.base.paths import BUILD
     from t2i_lens.experiments import destruction, dose
-    from t2i_lens.inversion.embedding_table import (
-        doses_folder,
-        folder_of,
-        load_variants,
-        read_table,
-    )
-    from t2i_lens.judging import judges
-    from t2i_lens.models import profiles
+    from t2i_lens.inversion.embedding_table import read_table
     from t2i_lens.study import manifest
     from t2i_lens.study.store import Store
+    from t2i_lens.study.subject import Subject
 
-    device = profiles.best_device()
-    model = profiles.settle(profiles.get(profile), device)
-    pipe = Lazy(lambda: profiles.load(model, device), profiles.fingerprint(model))
-    folder = folder_of(profile)
-    tokens = load_variants(folder)
+    subject = Subject(profile)
+    pipe, looker, tokens = subject.pipe, subject.judge, subject.variants
     nouns = list(dict.fromkeys(tokens["superclass"]))
     rows = read_table(pipe.get(), nouns)
     table = dose.doses(tokens, dict(zip(nouns, rows["rows"][rows["word_ids"]], strict=True)))
     names = list(dict.fromkeys(table["concept"]))
     table = table[table["concept"].isin(names[: max(1, round(share * len(names)))])]
     prompts = [asdict(prompt) for prompt in destruction.load_prompts(dose.PROMPT_SET)]
-    looker = judges.judge_for(profile)
     measured = dose.carry_out(Store(BUILD / "results"), pipe, looker, table, prompts)
     marked = dose.marks(pipe, looker, table, prompts)
-    print(dose.save(measured, marked, doses_folder(folder)))
-    if folder.is_relative_to(DATA):
+    print(dose.save(measured, marked, subject.doses_folder))
+    if subject.folder.is_relative_to(DATA):
         manifest.update()
 
 

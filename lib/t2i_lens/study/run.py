@@ -17,12 +17,13 @@ import pandas as pd
 from IPython.display import display
 
 from t2i_lens.base.files import write
-from t2i_lens.base.lazy import Lazy, canonical
+from t2i_lens.base.lazy import canonical
 from t2i_lens.base.paths import BUILD
 from t2i_lens.models import profiles
 from t2i_lens.study import support
 from t2i_lens.study.claims import load_claims, write_records
 from t2i_lens.study.store import Result, Store, versions
+from t2i_lens.study.subject import Subject
 from t2i_lens.study.verdicts import MARKS, ClaimError, Record, judge_claim
 
 FOLDER = "T2I_LENS_RUN"  # the driver's place for what a run leaves, until the run succeeded
@@ -35,7 +36,8 @@ class Run:
         notebook: Its name without suffix, such as `01_hero`.
         profile: Name of the model profile.
         parameters: All others, by name.
-        pipe: The profile's pipeline, loaded when first needed; on `profiles.best_device`.
+        subject: The profile's model with its judge, tokens, words and bounds.
+        pipe: The subject's pipeline, loaded when first needed.
         records: One per claim measured so far.
     """
 
@@ -48,14 +50,13 @@ class Run:
         self.notebook, self.profile = notebook, profile
         self.parameters = {key: canonical(value, key) for key, value in parameters.items()}
         self._claims = load_claims()
-        self.device = profiles.best_device()
-        model = self._model = profiles.settle(profiles.get(profile), self.device)
+        self.subject = Subject(profile)
         support.require(notebook, profile)
-        self.pipe = Lazy(lambda: profiles.load(model, self.device), profiles.fingerprint(model))
+        self.pipe, self.device = self.subject.pipe, self.subject.device
         self.records: list[Record] = []
         self._store = Store(BUILD / "results")
         settings = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
-        need = profiles.describe_need(model, self.device)
+        need = profiles.describe_need(self.subject.model, self.device)
         print(f"{notebook} on {short(self.pipe.fingerprint)} ({need}): {settings}")
 
     def cached(self, name: str, function: Callable[..., Result], **kwargs: Any) -> Result:
@@ -143,8 +144,8 @@ class Run:
             "notebook": self.notebook,
             "profile": self.profile,
             "model": self.pipe.fingerprint,
-            "revision": self._model.revision,
-            "pinned": self._model.pinned,
+            "revision": self.subject.model.revision,
+            "pinned": self.subject.model.pinned,
             "parameters": self.parameters,
             "device": self.device,
             "python": platform.python_version(),
