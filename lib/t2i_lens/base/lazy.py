@@ -1,4 +1,4 @@
-"""Values known by a fingerprint before they are loaded, and the canonical form of arguments."""
+"""Lazy values with a fingerprint, and the canonical form of arguments for cache keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,8 @@ def canonical(value: Any, name: str = "value") -> Any:
 
     What has a `fingerprint`, as edits and `Lazy` things have, is known by it.
 
-    Raises: TypeError: there is none; the message names the argument.
+    Raises:
+        TypeError: there is none; the message names the argument.
     """
     if isinstance(fingerprint := getattr(value, "fingerprint", None), str):
         return {"fingerprint": fingerprint}
@@ -64,6 +65,7 @@ def canonical(value: Any, name: str = "value") -> Any:
 def lazy_file(load: Callable[[Path], object], file: Path) -> Lazy:
     """What `load` reads from the file's folder, known by the file's hash.
 
-    Raises: FileNotFoundError: the file is missing.
+    Raises:
+        FileNotFoundError: the file is missing.
     """
     return Lazy(lambda: load(file.parent), file_digest(file))

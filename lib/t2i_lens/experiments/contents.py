@@ -1,10 +1,9 @@
-"""Pairs of prompts that differ in one kind of content, and readers that say which one is drawn.
+"""Pairs of prompts that differ in one kind of content, and the share of pictures with the target.
 
-A word on a sign, the object, its colour, the style: each pair changes one of them. Words, objects
-and colours are read by the judge; styles by a reader of its own, trained as the judge is, on the
-world's pictures only.
+Each pair exchanges a word on a sign, an object, its colour or its style. The judge reads words,
+objects and colours; a reader of its own reads styles, trained on the world's pictures only.
 
-Shown in: notebooks/13_localization.ipynb
+Shown in: notebooks/16_layer_contents.ipynb
 """
 
 from collections.abc import Sequence
@@ -81,7 +80,9 @@ def exchanges(kind: str, words: dict, count: int) -> list[Exchange]:
         kind: One of `KINDS`.
         words: A profile's entry in `words.yaml`.
         count: How many; no noun is the source of two.
-    Raises: ValueError: another kind, or more pairs than there are nouns.
+
+    Raises:
+        ValueError: another kind, or more pairs than there are nouns.
     """
     if kind not in KINDS:
         raise ValueError(f"no exchanges of {kind!r}; there are {', '.join(KINDS)}")
@@ -172,7 +173,9 @@ def read_targets(
         judge: Knows every noun, colour and word of the exchanges.
         style_nouns: What the style reader is trained on; asked only where a style is exchanged.
         exchanges: One per pair.
-    Returns: `target` [setting, pair, seed], probabilities: of the word; of the noun; of the noun
+
+    Returns:
+        `target` [setting, pair, seed], probabilities: of the word; of the noun; of the noun
         times that of its colour; of a sketch.
     """
     style = any(exchange.kind == "style" for exchange in exchanges)
@@ -298,7 +301,8 @@ def lost_context(
 ) -> dict[str, np.ndarray]:
     """`lost` [setting, prompt, seed], how many of a prompt's context objects are not found.
 
-    Args: prompts: Each with `context`, nouns that the judge knows, as in `destruction.Prompt`.
+    Args:
+        prompts: Each with `context`, nouns that the judge knows, as in `destruction.Prompt`.
     """
     nouns = judge.read(pictures.reshape(-1, *pictures.shape[3:])).nouns
     nouns = nouns.reshape(*pictures.shape[:3], -1)

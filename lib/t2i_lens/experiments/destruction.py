@@ -1,7 +1,7 @@
-"""Prompt destruction: how many objects of a prompt are lost when one word of it changes.
+"""Prompt destruction: the number of context objects lost when one word of a prompt changes.
 
-A prompt has a slot for its subject and names context objects beside it. An arm fills the
-slot; every arm is drawn from the same latents, and a judge says what it finds.
+A prompt has a slot for its subject and names context objects. An arm fills the slot; every arm is
+drawn from the same latents, and a judge reads the objects in the picture.
 """
 
 import hashlib
@@ -37,8 +37,9 @@ class Prompt:
 def load_prompts(name: str, file: Path = DATA / "prompts" / "prompts.yaml") -> list[Prompt]:
     """A prompt set by name.
 
-    Raises: ValueError: no such set, or a prompt without exactly one slot and a context noun
-        that its text holds.
+    Raises:
+        ValueError: no such set, or a prompt without exactly one slot and a context noun that its
+            text holds.
     """
     sets = yaml.safe_load(Path(file).read_text())
     if name not in sets:
@@ -71,9 +72,14 @@ def arms_of(concept: Concept) -> list[dict[str, str]]:
 def placed(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> tuple[list, list]:
     """The sentences of arms, and their edits at the slot of each.
 
-    Args: As in `draw_arms`.
-    Returns: Sentences and lists of edits, arms x prompts, prompts fastest.
-    Raises: ValueError: an edit that has no positions.
+    Args:
+        As in `draw_arms`.
+
+    Returns:
+        Sentences and lists of edits, arms x prompts, prompts fastest.
+
+    Raises:
+        ValueError: an edit that has no positions.
     """
     sentences, edits = [], []
     for arm in arms:
@@ -107,7 +113,9 @@ def draw_arms(
         prompts: `text` and `context`, as in `Prompt`.
         seeds: One latent each, the same in all arms.
         sampling: Passed to `sampling.generate`.
-    Returns: `pictures`, uint8 [arm, prompt, seed, height, width, 3].
+
+    Returns:
+        `pictures`, uint8 [arm, prompt, seed, height, width, 3].
     """
     unique, place = distinct(arms)
     sentences, edits = placed(pipe, unique, prompts)
@@ -127,9 +135,13 @@ def read_arms(
     Args:
         judge: Knows every context noun and every subject.
         arms: Also `concept`, `arm` and `subject`, the noun the judge should find in the slot.
-    Returns: A row per concept, arm, prompt, seed and noun: columns `concept arm word prompt
+
+    Returns:
+        A row per concept, arm, prompt, seed and noun: columns `concept arm word prompt
         seed noun role probability`, role being "subject" or "context".
-    Raises: ValueError: the judge does not know a noun that it is asked for.
+
+    Raises:
+        ValueError: the judge does not know a noun that it is asked for.
     """
     column = _columns(judge, arms, prompts)
     nouns = np.asarray(judge.read(pictures.reshape(-1, *pictures.shape[3:])).nouns)
@@ -183,7 +195,9 @@ def lost_objects(
     Args:
         readings: From `judge_arms`.
         role: "context", or "subject" for the subject itself (then 0 or 1).
-    Returns: Concept -> arm -> counts, each at most the number of the prompt's objects;
+
+    Returns:
+        Concept -> arm -> counts, each at most the number of the prompt's objects;
         prompts and seeds in the same order in all arms.
     """
     asked = readings[readings["role"] == role]
@@ -200,8 +214,11 @@ def found_share(
 ) -> dict[str, dict[str, Float[np.ndarray, "prompt seed"]]]:
     """Share of the objects asked for that the judge finds, per picture.
 
-    Args: As in `lost_objects`.
-    Returns: Concept -> arm -> shares in [0, 1]; for the subject 0 or 1.
+    Args:
+        As in `lost_objects`.
+
+    Returns:
+        Concept -> arm -> shares in [0, 1]; for the subject 0 or 1.
     """
     lost = lost_objects(readings, role)
     some = readings[readings["role"] == role].drop_duplicates(["prompt", "noun", "concept", "arm"])
@@ -225,7 +242,8 @@ def lost_names(readings: pd.DataFrame, arm: str, prompt: str) -> list[str]:
 def judge_scores(quality: dict) -> dict[str, float | None]:
     """The judge's own `recall` and `precision` on held-out pictures, means over nouns.
 
-    Args: quality: The model's `quality.json`, see `study.subject`. What it lacks is None.
+    Args:
+        quality: The model's `quality.json`, see `study.subject`. What it lacks is None.
     """
     scores = quality.get("judge", {})
     return {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}

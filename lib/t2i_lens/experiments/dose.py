@@ -1,8 +1,8 @@
-"""Every learned token at every dose of its training: what it destroys, and what goes with it.
+"""Dose and response: objects lost by every learned token at several steps of its training.
 
-Thousands of pictures are drawn by one command, `t2i-lens doses`, concept by concept, and what is
-seen in them is kept beside the embeddings. A chapter loads that table, draws a few of the
-pictures anew, and compares: the table is known by all weights and settings, not by the code.
+The command `t2i-lens doses` draws thousands of pictures, concept by concept, and stores the judge's
+counts next to the embeddings. A chapter loads this table, draws a few of the pictures again and
+compares. The fingerprint of the table covers all weights and settings, not the code.
 """
 
 import io
@@ -46,7 +46,9 @@ def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame
     Args:
         tokens: From `embedding_table.load_variants`; `TOKENS` of the objects among them count.
         words: Row of each superclass, [d_model].
-    Returns: Columns `concept`, `variant` ("start", the variant's name, or "stretched"), `step`,
+
+    Returns:
+        Columns `concept`, `variant` ("start", the variant's name, or "stretched"), `step`,
         `arm` (both of them), `word`, `subject`, `vector`, `norm`, and `cosine` to the class
         word's row. Concepts are in the order of `tokens`.
     """
@@ -107,12 +109,18 @@ def measure(
 ) -> pd.DataFrame:
     """Draw arms and say of every picture what is lost and how attention fell.
 
-    Args: As in `destruction.judge_arms`.
-    Returns: A row per arm, prompt and seed: columns `concept arm prompt seed`; `lost`, context
+    Args:
+        As in `destruction.judge_arms`.
+
+    Returns:
+        A row per arm, prompt and seed: columns `concept arm prompt seed`; `lost`, context
         objects that the judge does not find, `asked`, how many there were, and `doubt`, the mean
         over them of 1 - probability; `found`, whether the subject is there; `share`, the slot's
         share of cross-attention; `attention`, of the slot to itself in the first text layer.
-    Raises: ValueError: as `read_arms` and `placed`.
+
+    Raises:
+        ValueError: as `read_arms` and `placed`.
+
     Shown in: notebooks/10_destruction.ipynb
     """
     sentences, edits = placed(pipe, arms, prompts)
@@ -156,7 +164,8 @@ def carry_out(
 ) -> pd.DataFrame:
     """Draws and measures all rows of `doses`, and says beforehand how long that takes.
 
-    Args: store: Keeps each concept as it is done, so an interrupted call goes on where it was.
+    Args:
+        store: Keeps each concept as it is done, so an interrupted call goes on where it was.
     """
     parts = [some for _, some in table.groupby("concept", sort=False)]
     fixed = {"prompts": list(prompts), "seeds": list(SEEDS), **SAMPLING}
@@ -189,7 +198,9 @@ def save(measured: pd.DataFrame, marked: Mapping[str, str], folder: Path) -> Pat
 def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
     """What `save` wrote; it may hold only some of the concepts.
 
-    Args: marked: What `marks` gives now.
+    Args:
+        marked: What `marks` gives now.
+
     Raises:
         FileNotFoundError: there is no table.
         ValueError: it is damaged, or was made from other weights or settings.
@@ -214,8 +225,11 @@ def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
 def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
     """Largest difference between pictures drawn anew and the same pictures in the table.
 
-    Returns: By column of `TOLERANCES`.
-    Raises: ValueError: one is above its tolerance, or the table does not hold a picture.
+    Returns:
+        By column of `TOLERANCES`.
+
+    Raises:
+        ValueError: one is above its tolerance, or the table does not hold a picture.
     """
     both = again.merge(kept, on=KEYS, suffixes=("", "_kept"))
     if len(both) < len(again):

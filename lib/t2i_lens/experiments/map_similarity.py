@@ -1,4 +1,4 @@
-"""How alike the cross-attention maps of two words are, while a picture is drawn."""
+"""Cosine of the cross-attention maps of two words, step by step while a picture is drawn."""
 
 from collections.abc import Sequence
 
@@ -27,13 +27,18 @@ def measure_maps(
         seeds: One latent each, the same for all prompts.
         prompt_batch: Prompts whose maps are held at a time.
         sampling: Passed to `sampling.generate`.
-    Returns: The columns of `word_pairs`; `heads` [pair, seed, step, layer, head], cosines in
+
+    Returns:
+        The columns of `word_pairs`; `heads` [pair, seed, step, layer, head], cosines in
         [0, 1], nan where a layer has fewer heads or a head gives a word nothing; `pooled`
         [pair, seed, step, resolution], of the mean over heads and over the layers of one
         resolution, T-SAM's A; `layers`, their short names, `heights` of their maps,
         `resolutions`, heights from the largest; `pictures`, uint8 [prompt, seed, height,
         width, 3].
-    Raises: ValueError: as `word_pairs` and `generate`.
+
+    Raises:
+        ValueError: as `word_pairs` and `generate`.
+
     Shown in: notebooks/11_correlation.ipynb
     """
     table = word_pairs(pipe, prompts)
@@ -104,7 +109,9 @@ def judge_pairs(
         kind: Of each pair, as in `word_pairs`; only "nouns" and "bound" pairs can be judged.
         first: Noun, or colour of a bound pair.
         second: Noun.
-    Returns: `found` [pair, seed], how many of the pair's nouns are in the picture, -1 where the
+
+    Returns:
+        `found` [pair, seed], how many of the pair's nouns are in the picture, -1 where the
         pair is of another kind; `right` [pair, seed], 1 where the noun of a bound pair is there
         in its colour, 0 where it is there in another, -1 where it is not there, the pair is
         of another kind, or the judge tells no colours.

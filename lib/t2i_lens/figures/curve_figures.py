@@ -88,8 +88,9 @@ def norm_laws(
 ) -> Figure:
     """Norm over training, measured and expected, a panel per thing that was varied.
 
-    Args: panels: Title -> label -> (steps, measured norms, expected norms). Expected norms are
-        drawn in black, over the colours of the measured ones.
+    Args:
+        panels: Title -> label -> (steps, measured norms, expected norms). Expected norms are drawn
+            in black, over the colours of the measured ones.
     """
     columns = 3
     rows = -(-len(panels) // columns)

@@ -1,4 +1,4 @@
-"""The steps that the rows of textual inversion take: optimiser, penalties, fixed norms.
+"""Optimiser steps of embedding rows: Adam, AdamW or SGD, penalties, fixed norms.
 
 Every run of a batch has its own rows and its own settings; none sees another's.
 """

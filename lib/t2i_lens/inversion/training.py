@@ -1,12 +1,11 @@
-"""Textual inversion: learn the embedding rows of a new word, everything else frozen.
+"""Textual inversion: learn the embedding rows of a placeholder token, everything else frozen.
 
-The recipe is that of diffusers' example script: rows start at the initializer token's
-row, AdamW at a constant rate, uniform timesteps, one random template per sample, mean
-squared error of the predicted noise (Gal et al., arXiv 2208.01618). Three things make it
-quick without changing its gradient: only the placeholder's own rows are parameters, put in
-place of the table's output; pictures are encoded to latents once; and several concepts
-share one U-Net batch. Each has its own row, learning rate and generator, so what else is
-trained beside it does not matter.
+The recipe is that of diffusers' example script: rows start at the initializer token's row, AdamW at
+a constant rate, uniform timesteps, one random template per sample, mean squared error of the
+predicted noise (Gal et al., arXiv 2208.01618). Three shortcuts save time and keep the gradient:
+only the placeholder's own rows are parameters, written into the table's output; pictures are
+encoded to latents once; and several concepts share one U-Net batch. Each concept has its own row,
+learning rate and generator, so the result does not depend on the other concepts of the batch.
 """
 
 import importlib.metadata
@@ -55,9 +54,13 @@ def train(
             `BATCH_FIELDS`, and a concept may come several times.
         fingerprint: Names the model in the provenance; see `profiles.fingerprint`.
         initial: Where each placeholder starts; by default at its initializer's row.
-    Returns: In the order of the concepts; `attach` puts one into a pipeline.
-    Raises: ValueError: another pipeline, no or repeated runs, configs that cannot share a batch,
-        an initializer of several tokens, or a sentence that does not fit.
+
+    Returns:
+        In the order of the concepts; `attach` puts one into a pipeline.
+
+    Raises:
+        ValueError: another pipeline, no or repeated runs, configs that cannot share a batch, an
+            initializer of several tokens, or a sentence that does not fit.
     """
     require(pipe, StableDiffusionPipeline, "tokens are trained with Stable Diffusion 1 and 2")
     configs = [config] * len(concepts) if isinstance(config, InversionConfig) else list(config)
@@ -122,7 +125,8 @@ def initializer_rows(
 ) -> EmbeddingRows:
     """The embedding of a concept's initializer token, once per vector.
 
-    Raises: ValueError: the initializer is several tokens.
+    Raises:
+        ValueError: the initializer is several tokens.
     """
     token = pipe.tokenizer(concept.initializer_token, add_special_tokens=False).input_ids
     if len(token) != 1:

@@ -1,7 +1,7 @@
-"""Every textual inversion of the study: which runs there are, and carrying out those not yet done.
+"""The plan of all textual inversions of the study, and the command that trains the missing ones.
 
-A variant trains some concepts in one way. The standard one is what the chapters show; the others
-differ from it in one thing each, so that the two can be compared.
+A variant trains some concepts in one way. The chapters show the standard variant; every other
+variant differs from it in one setting, so that the two can be compared.
 """
 
 import hashlib
@@ -99,7 +99,8 @@ class TrainingRun:
 def recipe(profile: str) -> InversionConfig:
     """The standard run's parameters.
 
-    Raises: ValueError: the profile has none.
+    Raises:
+        ValueError: the profile has none.
     """
     if profile not in RECIPES:
         raise ValueError(f"no recipe for profile {profile!r}; there are: {', '.join(RECIPES)}")
@@ -172,7 +173,9 @@ def runs(
     Args:
         contexts: Pictures and captions of a concept by its name; see `embeddings.load_contexts`.
         folder: Of the standard runs; the other variants' lies beside it.
-    Raises: ValueError: a variant names a concept that is not there.
+
+    Raises:
+        ValueError: a variant names a concept that is not there.
     """
     named = {c.name: c for c in concepts}
     found = []

@@ -1,8 +1,8 @@
-"""Judges and eyes: who finds objects in pictures, and who compares pictures.
+"""Judges find objects in pictures, and eyes compare pictures: the readers of each profile.
 
-Of the toybox's world everything is known, so its judge is trained on nothing else. For all other
-profiles an open-vocabulary detector (OWLv2, Minderer et al. 2023) looks for the same nouns, and
-DINOv2 (Oquab et al. 2023) compares pictures. How often these two err is not measured here.
+The toybox has a judge of its own, trained on the world's pictures only. For all other profiles an
+open-vocabulary detector (OWLv2, Minderer et al. 2023) looks for the same nouns, and DINOv2 (Oquab
+et al. 2023) compares pictures. Their error rates are not measured here.
 """
 
 import warnings
@@ -115,9 +115,12 @@ def world_clip(pipe: Lazy) -> Lazy:
 def public_judge(folder: Path) -> Lazy:
     """A detector for any picture, which looks for what a model may be asked for.
 
-    Args: folder: Of the model's TI embeddings.
+    Args:
+        folder: Of the model's TI embeddings.
     Warns: UserWarning: the message names the detector and its commit.
-    Raises: OSError: its commit can be looked up neither on the Hub nor in the cache.
+
+    Raises:
+        OSError: its commit can be looked up neither on the Hub nor in the cache.
     """
     looked_for, commit = nouns_of(folder), _current(DETECTOR)
 
@@ -148,7 +151,8 @@ def nouns_of(folder: Path, prompts: Path = DATA / "prompts") -> dict[str, str]:
     They are those of the prompt sets, the class words of the model's TI embeddings, and their
     names: a name is looked for by its class word, unless it is one of the nouns.
 
-    Args: folder: Of the TI embeddings, which need not be there.
+    Args:
+        folder: Of the TI embeddings, which need not be there.
     """
     sets = yaml.safe_load((prompts / "prompts.yaml").read_text())
     words = yaml.safe_load((prompts / "words.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Read the text in pictures with an OCR engine that was trained on anything but them."""
+"""Reading of text in pictures by an OCR engine that was not trained on this project's pictures."""
 
 from dataclasses import dataclass
 from functools import cache

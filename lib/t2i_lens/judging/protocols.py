@@ -1,4 +1,4 @@
-"""What a judge of pictures is to an experiment: anything that finds named objects in them."""
+"""The interface of a judge: probabilities of named objects in pictures."""
 
 from typing import Protocol, runtime_checkable
 

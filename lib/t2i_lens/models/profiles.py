@@ -1,4 +1,4 @@
-"""The models that the study measures, each pinned down so that a result names its model."""
+"""Profiles: the models that the study measures, each pinned to one revision."""
 
 import hashlib
 import re
@@ -120,7 +120,8 @@ PROFILES = {
 def get(name: str) -> ModelProfile:
     """The profile of that name.
 
-    Raises: ValueError: unknown name; the message lists those there are.
+    Raises:
+        ValueError: unknown name; the message lists those there are.
     """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; choose from: {', '.join(PROFILES)}")
@@ -146,7 +147,9 @@ def settle(profile: ModelProfile, device: str = "cpu") -> ModelProfile:
     """The profile as it will run here: the dtype of the device, and the commit if it was open.
 
     Warns: UserWarning: the repository is not pinned; the message names the commit used.
-    Raises: OSError: an open commit can be looked up neither on the Hub nor in the cache.
+
+    Raises:
+        OSError: an open commit can be looked up neither on the Hub nor in the cache.
     """
     profile = on_device(profile, device)
     if profile.on_hub and profile.revision is None:
@@ -161,7 +164,8 @@ def memory_need(profile: ModelProfile) -> tuple[int, int]:
 
     Activations come on top. Nothing is loaded.
 
-    Raises: FileNotFoundError, ValueError: as `load`, for a folder.
+    Raises:
+        FileNotFoundError, ValueError: as `load`, for a folder.
     """
     if profile.config is not None:
         components = read_config(profile.config)["components"].values()
@@ -230,7 +234,8 @@ def load(profile: ModelProfile, device: str = "cpu") -> DiffusionPipeline:
 def fingerprint(profile: ModelProfile) -> str:
     """What a result depends on: the files' content for a folder, else repository and commit.
 
-    Raises: FileNotFoundError: the folder or one of its files is missing.
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
     """
     if profile.on_hub:
         return f"{profile.repo}@{profile.revision or 'unpinned'}:{profile.dtype}"
@@ -259,7 +264,8 @@ def _check_layers(profile: ModelProfile, pipe: DiffusionPipeline) -> None:
 def hub_commit(repo: str) -> str:
     """The commit of a repository's main branch, as the Hub or else the cache knows it.
 
-    Raises: OSError: neither knows it.
+    Raises:
+        OSError: neither knows it.
     """
     try:
         return huggingface_hub.HfApi().model_info(repo).sha

@@ -1,4 +1,7 @@
-"""The only code that reaches into a CLIP text encoder: read, edited, always restored."""
+"""Hooks in a CLIP text encoder: read and edit its activations, and restore it afterwards.
+
+No other module changes a text encoder.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -64,7 +67,8 @@ class TextTrace:
 def text_core(encoder: nn.Module) -> nn.Module:
     """The part of a CLIP text encoder that has embeddings, layers and final norm.
 
-    Raises: ValueError: the encoder is of another type.
+    Raises:
+        ValueError: the encoder is of another type.
     """
     core = getattr(encoder, "text_model", encoder)
     if not hasattr(core, "final_layer_norm") or not hasattr(core.encoder.layers[0], "self_attn"):
@@ -115,7 +119,9 @@ def traced_text_encoder(
 
     Args:
         layers: Numbers from 0; all if None.
-    Raises: ValueError: not a CLIP text encoder, or a layer it does not have.
+
+    Raises:
+        ValueError: not a CLIP text encoder, or a layer it does not have.
     """
     every = text_core(encoder).encoder.layers
     chosen = tuple(range(len(every)) if layers is None else sorted(set(layers)))
@@ -136,8 +142,9 @@ def edited_text_encoder(encoder: nn.Module, edits: Sequence[Sequence[Edit]]) -> 
 
     Args:
         edits: A list for each prompt of the batch; those of other stages are passed over.
-    Raises: ValueError: an edit for a layer that the encoder does not have, or a batch of
-        another size.
+
+    Raises:
+        ValueError: an edit for a layer that the encoder does not have, or a batch of another size.
     """
     core = text_core(encoder)
     layers = core.encoder.layers

@@ -1,4 +1,4 @@
-"""Intervals, effect sizes and corrections: how sure a number is.
+"""Bootstrap intervals, differences from a control, effect sizes and corrections.
 
 Every random draw is seeded, so the same data give the same interval.
 """
@@ -60,8 +60,12 @@ def resampled(
         statistic: One number, or several at once, from the drawn indices of each sample.
         n: Recorded with the estimates.
         seed: Of the resampling.
-    Returns: An estimate for each number.
-    Raises: ValueError: a sample of fewer than two entries, or a number that is never finite.
+
+    Returns:
+        An estimate for each number.
+
+    Raises:
+        ValueError: a sample of fewer than two entries, or a number that is never finite.
     """
     samples = tuple(np.arange(size) for size in sizes)
     with warnings.catch_warnings():
@@ -103,8 +107,12 @@ def crossed_bootstrap(
             For a paired comparison pass the differences.
         statistic: Number from an array of the same rank.
         seed: Of the resampling.
-    Returns: The statistic, its 95 % interval, and n, the number of cells.
-    Raises: ValueError: a value is missing (nan), or an axis holds a single entry.
+
+    Returns:
+        The statistic, its 95 % interval, and n, the number of cells.
+
+    Raises:
+        ValueError: a value is missing (nan), or an axis holds a single entry.
     """
     values = np.asarray(values, dtype=float)
     if np.isnan(values).any():
@@ -129,8 +137,12 @@ def over_cells(
         values: Outcome in every arm, e.g. [arm, prompt, seed].
         statistic: Number from the means [arm].
         seed: Of the resampling.
-    Returns: n counts cells.
-    Raises: ValueError: as `crossed_bootstrap`.
+
+    Returns:
+        n counts cells.
+
+    Raises:
+        ValueError: as `crossed_bootstrap`.
     """
     flat = np.reshape(values, (len(values), -1))
     cells = np.arange(flat.shape[1], dtype=float).reshape(np.shape(values)[1:])
@@ -150,8 +162,12 @@ def ratio_bootstrap(
         part: As in `crossed_bootstrap`.
         whole: One number per cell of `part`.
         seed: Of the resampling.
-    Returns: None where the interval of the whole reaches zero: there is nothing to divide by.
-    Raises: ValueError: as `crossed_bootstrap`, or the two have different shapes.
+
+    Returns:
+        None where the interval of the whole reaches zero: there is nothing to divide by.
+
+    Raises:
+        ValueError: as `crossed_bootstrap`, or the two have different shapes.
     """
     if np.shape(part) != np.shape(whole):
         raise ValueError(f"part {np.shape(part)} and whole {np.shape(whole)} have different cells")
@@ -173,8 +189,12 @@ def mean_cosine_bootstrap(
         rows: One row per token.
         groups: A label per row, as in `mean_pairwise_cosine`.
         seed: Of the resampling.
-    Returns: The mean over pairs from different groups, its 95 % interval, n = groups.
-    Raises: ValueError: fewer than two groups.
+
+    Returns:
+        The mean over pairs from different groups, its 95 % interval, n = groups.
+
+    Raises:
+        ValueError: fewer than two groups.
     """
 
     def mean_cosine(index: np.ndarray) -> float:
@@ -194,8 +214,12 @@ def cluster_bootstrap(
         labels: The cluster of each row.
         statistic: One number, or several at once, from the indices of the drawn rows.
         seed: Of the resampling.
-    Returns: An estimate for each number; n is the number of clusters.
-    Raises: ValueError: fewer than two clusters, or the statistic of all rows is not finite.
+
+    Returns:
+        An estimate for each number; n is the number of clusters.
+
+    Raises:
+        ValueError: fewer than two clusters, or the statistic of all rows is not finite.
     """
     names, inverse = np.unique(labels, return_inverse=True)
     if len(names) < 2:
@@ -231,7 +255,8 @@ def superiority_bootstrap(
 ) -> Estimate:
     """Chance that a draw of `first` exceeds one of `second`, both groups resampled.
 
-    Returns: The chance (area under the ROC curve), its 95 % interval, n = len(first).
+    Returns:
+        The chance (area under the ROC curve), its 95 % interval, n = len(first).
     """
 
     def chance(some: np.ndarray, others: np.ndarray) -> float:

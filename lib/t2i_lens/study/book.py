@@ -1,4 +1,4 @@
-"""The book: executed notebooks, generated pages and those of `book/`, as static HTML."""
+"""The book as static HTML, built from executed notebooks, generated pages and those of `book/`."""
 
 import base64
 import importlib.util
@@ -37,8 +37,11 @@ CARD = (
 def build(jobs: list[Job], console: Console) -> bool:
     """Build the site from finished runs, unless nothing it is made of changed.
 
-    Returns: Whether it was built.
-    Raises: RunError: a warning or an error of the build; the site that was there stays.
+    Returns:
+        Whether it was built.
+
+    Raises:
+        RunError: a warning or an error of the build; the site that was there stays.
     """
     _stage(jobs)
     now = {path.relative_to(ROOT).as_posix(): file_digest(path) for path in _files(SOURCE)}
@@ -88,7 +91,8 @@ def drift(jobs: list[Job]) -> list[str]:
 def figure(job: Job, cell: str) -> bytes:
     """The picture that a cell of a finished run shows, as PNG.
 
-    Raises: RunError: there is no such cell, or it shows none.
+    Raises:
+        RunError: there is no such cell, or it shows none.
     """
     for found in json.loads(job.executed.read_text(encoding="utf-8"))["cells"]:
         for output in found.get("outputs", []) if found["id"] == cell else []:

@@ -21,8 +21,9 @@ from t2i_lens.study.verdicts import MARKS, Claim, ClaimError, Record, Source, in
 def load_claims(path: Path = DATA / "claims.yaml") -> dict[str, Claim]:
     """All claims by id, in the order of the file, each with its sources filled in.
 
-    Raises: ClaimError: the file is no YAML, a field is missing, unknown or of a wrong kind, an
-        id occurs twice, or a source is not listed.
+    Raises:
+        ClaimError: the file is no YAML, a field is missing, unknown or of a wrong kind, an id
+            occurs twice, or a source is not listed.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -93,9 +94,12 @@ def write_records(records: Sequence[Record], path: Path) -> None:
 def load_records(path: Path, claims: Mapping[str, Claim] | None = None) -> list[Record]:
     """Records of one JSON file, or of all JSON files below a folder (none if it is not there).
 
-    Args: claims: The claims that records may be about; those of `load_claims` by default.
-    Raises: ClaimError: a file is damaged, a record is incomplete, its claim is unknown, or a claim
-        is recorded twice on one profile.
+    Args:
+        claims: The claims that records may be about; those of `load_claims` by default.
+
+    Raises:
+        ClaimError: a file is damaged, a record is incomplete, its claim is unknown, or a claim is
+            recorded twice on one profile.
     """
     claims = load_claims() if claims is None else claims
     records: dict[tuple[str, str], Record] = {}

@@ -58,8 +58,11 @@ def verify(root: Path = DATA) -> list[str]:
 def update(root: Path = DATA, rules: Iterable[dict] | None = None) -> None:
     """Write the manifest anew from the files that are there.
 
-    Args: rules: Groups as maps of `folder`, `licence`, `source`; those of the manifest by default.
-    Raises: ValueError: a file belongs to no group. The old manifest is kept then.
+    Args:
+        rules: Groups as maps of `folder`, `licence`, `source`; those of the manifest by default.
+
+    Raises:
+        ValueError: a file belongs to no group. The old manifest is kept then.
     """
     groups = [
         {key: rule.get(key, "") for key in ("folder", "licence", "source")} | {"files": {}}

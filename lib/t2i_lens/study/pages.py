@@ -1,4 +1,4 @@
-"""Pages of the book that are generated from data: chapters × profiles, and what recording costs."""
+"""Generated pages of the book: which chapter runs on which profile, and the cost of recording."""
 
 import json
 from collections.abc import Collection
@@ -145,7 +145,7 @@ def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None
 
 
 def capture_page(file: Path = CAPTURE) -> str:
-    """The figures of ``make bench`` on recording, as a MyST page."""
+    """The figures of `make bench` on recording, as a MyST page."""
     if not file.exists():
         return NOT_YET
     found = json.loads(file.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Parameters of notebooks: what there is, and what a user gave, checked before anything runs.
+"""Parameters of notebooks: types and names of given values are checked before anything runs.
 
-papermill only warns about a parameter that a notebook does not have, and does not look at types:
-a typing error would run the defaults.
+papermill only warns about a parameter that a notebook does not have, and does not check types: a
+typing error would run the defaults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,11 @@ def check(
 ) -> dict[str, Any]:
     """What `name=value` texts mean, each read as the type that the notebook declares.
 
-    Args: types: What the notebook has `declared`, where it is known already.
-    Raises: ParameterError: no such parameter, not of its type, given twice, or no `=`.
+    Args:
+        types: What the notebook has `declared`, where it is known already.
+
+    Raises:
+        ParameterError: no such parameter, not of its type, given twice, or no `=`.
     """
     if not given:
         return {}

@@ -1,7 +1,7 @@
 """One run of a notebook: its parameters, its model, its results, its numbers and its claims.
 
-A notebook begins with `Run(...)` and ends with `run.finish()`. It works alike under the driver
-(`t2i_lens.study.execute`), in Jupyter and on Colab.
+A notebook begins with `Run(...)` and ends with `run.finish()`. It works in the same way under the
+driver (`t2i_lens.study.execute`), in Jupyter and on Colab.
 """
 
 import json
@@ -83,8 +83,10 @@ class Run:
             control: The control's number, or what it showed in words.
             seeds: How many, or which.
             reason: In place of all others: why this profile cannot show it.
-        Raises: ClaimError: no such claim, no bound on this profile, it was recorded before, or
-            the numbers do not fit together.
+
+        Raises:
+            ClaimError: no such claim, no bound on this profile, it was recorded before, or the
+                numbers do not fit together.
         """
         if id not in self._claims:
             raise ClaimError(f"no claim {id} in data/claims.yaml")
@@ -123,8 +125,11 @@ class Run:
     def glue(self, name: str, value: Any, text: str | None = None) -> None:
         """Make a number available to the prose as {glue:text}`name`.
 
-        Args: text: How it is printed; `str(value)` by default.
-        Raises: ValueError: neither a value nor a text.
+        Args:
+            text: How it is printed; `str(value)` by default.
+
+        Raises:
+            ValueError: neither a value nor a text.
         """
         if value is None and text is None:
             raise ValueError(f"{name} has neither a value nor a text to glue")

@@ -1,7 +1,7 @@
-"""Results on disk, keyed by everything they depend on, and never trusted without proof.
+"""Store of results on disk, keyed by everything they depend on, and verified when read.
 
-A result is a payload (npz or parquet, no pickle) and beside it a JSON file with its provenance:
-what made it, from what, and the sha256 of the payload.
+A result is a payload (npz or parquet, no pickle) with a JSON file of its provenance: the call, its
+inputs, and the sha256 of the payload.
 """
 
 import importlib.metadata
@@ -44,6 +44,7 @@ class Store:
             function: Defined in a module; returns a dict of arrays or a data frame.
             kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the
                 function gets loaded and which are loaded only if it has to be called.
+
         Raises:
             TypeError: an argument has no canonical form, or the result is of another kind.
             ValueError: the function is defined in a notebook.

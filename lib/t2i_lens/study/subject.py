@@ -36,6 +36,7 @@ class Subject:
         """Args: profile: Name of a model profile.
 
         Warns: UserWarning: the profile is not pinned; the message names the commit used.
+
         Raises:
             ValueError: no such profile.
             OSError: an open commit can be looked up neither on the Hub nor in the cache.
@@ -51,7 +52,9 @@ class Subject:
         public detector where not everything is known that can be drawn.
 
         Warns: UserWarning: a public detector is taken; the message names its commit.
-        Raises: OSError: the detector's commit can be looked up neither on the Hub nor in the cache.
+
+        Raises:
+            OSError: the detector's commit can be looked up neither on the Hub nor in the cache.
         """
         from t2i_lens.judging import judges
 
@@ -68,7 +71,8 @@ class Subject:
     def clip(self) -> Lazy:
         """The text encoder with the picture tower it was trained against.
 
-        Raises: ValueError: the picture tower of this model is not known.
+        Raises:
+            ValueError: the picture tower of this model is not known.
         """
         from t2i_lens.judging import judges
 
@@ -80,7 +84,8 @@ class Subject:
     def tokens(self) -> list[Inversion]:
         """Its TI embeddings, trained in the standard way, the hero first.
 
-        Raises: FileNotFoundError: there are none.
+        Raises:
+            FileNotFoundError: there are none.
         """
         return embedding_table.load_inversions(self.folder)
 
@@ -97,7 +102,8 @@ class Subject:
     def vocabulary(self, table: dict[str, np.ndarray]) -> embedding_table.Vocabulary:
         """Its embedding table, sorted by what training did to the rows.
 
-        Args: table: From `embedding_table.read_table`.
+        Args:
+            table: From `embedding_table.read_table`.
         """
         own = self._own_file("token_counts.json")
         counts = embedding_table.read_counts(own.parent, len(table["rows"])) if own else None

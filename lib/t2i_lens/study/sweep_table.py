@@ -1,4 +1,4 @@
-"""What the runs of a sweep found: one table of all claims, and one page about it."""
+"""The result of a sweep: one table of all claims, and one page that summarises it."""
 
 import io
 import json
@@ -26,7 +26,8 @@ def gather(plan: Plan) -> pd.DataFrame:
     `failures`, `seconds`, `error`, `param_NAME` for each parameter that the grid sets, `folder`,
     and of the claim `claim`, `verdict`, `value`, `low`, `high`, `n`, `control`, `control_text`.
 
-    Raises: ClaimError: the claims of a run are damaged.
+    Raises:
+        ClaimError: the claims of a run are damaged.
     """
     rows = [row for cell, job in plan.jobs.items() for row in _rows(plan.folder, cell, job)]
     names = {name for job in plan.jobs.values() for name in job.parameters}

@@ -130,8 +130,10 @@ def judge_claim(claim: Claim, profile: str, value: float, interval: Interval) ->
     Args:
         value: The measured value, inside its interval.
         interval: Lower and upper end; twice the value for a number without sampling error.
-    Raises: ClaimError: the claim has no bound on this profile and none on the toybox, or the
-        numbers are not finite, not ordered, or the value is outside its interval.
+
+    Raises:
+        ClaimError: the claim has no bound on this profile and none on the toybox, or the numbers
+            are not finite, not ordered, or the value is outside its interval.
     """
     bound = claim.bounds.get(profile, claim.bounds.get(DEFAULT))
     if bound is None:
