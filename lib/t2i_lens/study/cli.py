@@ -13,9 +13,9 @@ from t2i_lens.study import book as pages
 from t2i_lens.study import claims, embeddings_cli, execute, verdicts
 from t2i_lens.study.parameters import check
 
-# What is heavy is imported by the command that needs it: `book` must answer at once.
+# Heavy modules are imported by the command that needs them: `book` must answer at once.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-claims_app = typer.Typer(invoke_without_command=True, help="Claims and what was measured of them.")
+claims_app = typer.Typer(invoke_without_command=True, help="List the claims with their recorded verdicts.")
 app.add_typer(claims_app, name="claims")
 app.add_typer(embeddings_cli.app, name="embeddings")
 
@@ -43,7 +43,7 @@ def run(
     notebook: Annotated[str, typer.Argument(help="name, such as 01_hero")],
     parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value")] = None,
 ) -> None:
-    """Execute one notebook with parameters of your choice, apart from the book."""
+    """Execute one notebook with your own parameters; the book stays as it is."""
     file = execute.find(notebook)
     job = execute.trial(file, check(file, parameter or []))
     executed = execute.execute([job], Console())
@@ -54,11 +54,12 @@ def run(
 def sweep(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="YAML, such as notebooks/sweeps/norms.yaml")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it costs")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print a time estimate")] = False,
 ) -> None:
-    """Run a grid of notebooks and gather their claims; other options go to Snakemake.
+    """Run a grid of notebooks and collect their claims in one table.
 
-    Without any, it uses the cores of this machine; `--executor slurm --jobs 20` uses a cluster.
+    Other options are passed to Snakemake. Without any, the command uses the cores of this machine;
+    `--executor slurm --jobs 20` uses a cluster.
     """
     from t2i_lens.study import sweep as grid
     from t2i_lens.study import sweep_table
@@ -81,7 +82,7 @@ def show_claims(
     context: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="every field, as JSON")] = False,
 ) -> None:
-    """Every claim on every profile with its recorded verdict."""
+    """List every claim on every profile with its recorded verdict."""
     if context.invoked_subcommand:
         return
     stated, recorded = claims.load_claims(), claims.load_records(pages.RECORDED)
@@ -98,13 +99,13 @@ def show_claims(
 
 @claims_app.command()
 def scoreboard() -> None:
-    """The scoreboard of the recorded verdicts, in Markdown."""
+    """Print the scoreboard of the recorded verdicts in Markdown."""
     print(claims.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
 
 
 @app.command()
 def record() -> None:
-    """Make what the book's notebooks measured the record that later runs are compared with."""
+    """Make the measured claims the records that later runs are compared with."""
     from t2i_lens.study import manifest
 
     console, jobs = Console(), execute.chapters()
@@ -129,10 +130,9 @@ def invert(
     variant: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
     profile: Annotated[str, typer.Option(help="model to train on")] = "toybox",
 ) -> None:
-    """Train the placeholder tokens of data/concepts in every way that the chapters need.
+    """Train the placeholder tokens of data/concepts in all variants that the chapters need.
 
-    It says what it costs before it starts. What is there already is not trained again; an
-    interrupted command goes on where it was.
+    Prints a time estimate first, skips tokens already trained, and resumes after an interruption.
     """
     from dataclasses import replace
 
@@ -189,9 +189,9 @@ def doses(
     share: Annotated[float, typer.Option(help="of the concepts, hero first", min=0.01, max=1)] = 1,
     profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
 ) -> None:
-    """Draw every learned token at several steps of its training and keep what is lost.
+    """Draw every learned token at several steps of its training and store the objects lost.
 
-    It says what it costs before it starts; an interrupted command goes on where it was.
+    Prints a time estimate first, and resumes after an interruption.
     """
     from dataclasses import asdict
 
@@ -219,9 +219,9 @@ def doses(
 
 @app.command("profiles")
 def list_profiles(
-    chapters: Annotated[bool, typer.Option("--chapters", help="chapters × profiles")] = False,
+    chapters: Annotated[bool, typer.Option("--chapters", help="show which chapter runs on which profile")] = False,
 ) -> None:
-    """The models that a notebook can be run on."""
+    """List the models that a notebook can run on."""
     from t2i_lens.models.profiles import PROFILES, best_device, describe_need, on_device
     from t2i_lens.study.support import load_support, reason_against
 
@@ -255,7 +255,7 @@ def _report(changes: list[str]) -> None:
 
 
 def main() -> None:
-    """Run a command; what goes wrong in a foreseen way is one short message and exit code 1."""
+    """Run a command; an expected error becomes one short message and exit code 1."""
     try:
         app()
     except (execute.RunError, ValueError, OSError) as error:
