@@ -219,7 +219,7 @@ def doses(
 
 @app.command("profiles")
 def list_profiles(
-    chapters: Annotated[bool, typer.Option("--chapters", help="show which chapter runs on which profile")] = False,
+    chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
 ) -> None:
     """List the models that a notebook can run on."""
     from t2i_lens.models.profiles import PROFILES, best_device, describe_need, on_device
