@@ -15,7 +15,7 @@ from t2i_lens.study.parameters import check
 
 # Heavy modules are imported by the command that needs them: `book` must answer at once.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-claims_app = typer.Typer(invoke_without_command=True, help="List the claims with their recorded verdicts.")
+claims_app = typer.Typer(invoke_without_command=True, help="List claims and their verdicts.")
 app.add_typer(claims_app, name="claims")
 app.add_typer(embeddings_cli.app, name="embeddings")
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="Inspect, convert and add TI embeddings from files of other tools.")
+app = typer.Typer(no_args_is_help=True, help="Inspect, convert and add files of TI embeddings.")
 Source = Annotated[str, typer.Argument(metavar="FILE", help="or an id sd-concepts-library/…")]
 Name = Annotated[str | None, typer.Option(help="placeholder, in place of the file's own")]
 
