@@ -39,7 +39,7 @@ t2i-lens run 04_attention_dominance -p profile=sd15 -p num_inference_steps=50
 The first command prints a time estimate and trains the concepts of this study; `09_norm_growth` and `10_destruction` need all variants, and `10_destruction` also needs the results of `t2i-lens doses --profile sd15`.
 The second command adds an existing token, from a file or, by an id such as `sd-concepts-library/cat-toy`, from the Hub.
 
-There are four differences from the toybox.
+Other profiles differ from the toybox in judge, sentences and bounds.
 The judge is a detector, OWLv2 {{cite:p}}`minderer2023owlv2`, which looks for the nouns of the prompts, and for the class word of a learned concept; likeness is that of DINOv2 {{cite:p}}`oquab2024dinov2`.
 Their error rates on drawn pictures are not measured here, and they do not read colours.
 Sentences of two objects use other words.
