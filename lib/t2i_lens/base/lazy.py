@@ -10,7 +10,7 @@ from t2i_lens.base.files import digest, file_digest
 
 
 class Lazy:
-    """Something expensive that is loaded when first needed and known by a fingerprint before.
+    """A value that is loaded when first needed and has a fingerprint before that.
 
     Attributes:
         fingerprint: Changes whenever what `load` returns would change.
@@ -22,7 +22,7 @@ class Lazy:
         self._loaded = False
 
     def get(self) -> Any:
-        """What `load` returns; it is called once."""
+        """The value; `load` is called once."""
         if not self._loaded:
             self._value, self._loaded = self._load(), True
         return self._value
@@ -63,7 +63,7 @@ def canonical(value: Any, name: str = "value") -> Any:
 
 
 def lazy_file(load: Callable[[Path], object], file: Path) -> Lazy:
-    """What `load` reads from the file's folder, known by the file's hash.
+    """Lazy value that `load` reads from the file's folder; its fingerprint is the file's hash.
 
     Raises:
         FileNotFoundError: the file is missing.

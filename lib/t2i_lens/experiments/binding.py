@@ -47,7 +47,7 @@ def read_pairs(pipe, prompts: Sequence[dict], batch_size: int = 64) -> dict[str,
 
 
 def read_untrained_pairs(pipe, prompts: Sequence[dict], seed: int) -> dict[str, np.ndarray]:
-    """As `read_pairs`, of an encoder of the same shape with random weights: place alone."""
+    """As `read_pairs`, with random weights in an encoder of the same shape: the effect of position."""
     return _read(pipe, untrained_encoder(pipe.text_encoder, seed), prompts, 64)
 
 
@@ -93,14 +93,14 @@ def matrices(pipe, text: str) -> dict[str, np.ndarray]:
 def of_heads(
     pairs: dict[str, np.ndarray], heads: Bool[np.ndarray, "layer head"]
 ) -> Float[np.ndarray, " pair"]:
-    """T's entry of each pair, of the mean over some heads only; with all of them `paper`."""
+    """T's entry of each pair, from the mean over some heads; with all heads it equals `paper`."""
     return pairs["to_key"][:, heads].sum(1) / pairs["to_content"][:, heads].sum(1)
 
 
 def head_scores(
     pairs: dict[str, np.ndarray], unbound: Sequence[str] = UNBOUND
 ) -> Float[np.ndarray, "layer head"]:
-    """How well each head alone tells bound from unbound pairs: area under the ROC curve."""
+    """Area under the ROC curve of each head alone: bound against unbound pairs."""
     shares = pairs["to_key"] / pairs["to_content"]
     bound, other = pairs["kind"] == "bound", np.isin(pairs["kind"], unbound)
     scores = np.zeros(shares.shape[1:])
@@ -121,7 +121,7 @@ def best_heads(
 
 
 def separation(kinds: np.ndarray, unbound: Sequence[str] = UNBOUND) -> Callable:
-    """A function of values and rows: the chance that a bound pair exceeds an unbound one.
+    """A function of values and rows: the probability that a bound pair exceeds an unbound one.
 
     Args:
         kinds: Of each pair. Where a resample has no pair of one kind it returns nan.
@@ -162,7 +162,7 @@ def areas(
 
 
 def sink_outputs(pipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Proposition 2's two sides: how far off BOS a pair attends, how unlike its outputs are.
+    """Both sides of Proposition 2 for each pair: attention off BOS, and 1 - cosine of the outputs.
 
     Returns:
         `eps` and `unlike` [row, layer, head], a row for every two tokens between BOS and

@@ -107,7 +107,7 @@ def exchanges(kind: str, words: dict, count: int) -> list[Exchange]:
 
 
 def template_text(sign: SignPrompt) -> str:
-    """What a sign prompt says without its word: "a red sign"."""
+    """The template of a sign prompt without its word: "a red sign"."""
     return sign.template.replace(' that says "{}"', "")
 
 
@@ -167,7 +167,7 @@ def read_targets(
     pictures: SettingPictures,
     exchanges: Sequence[Exchange],
 ) -> dict[str, np.ndarray]:
-    """How sure the readers are that a picture shows what its target prompt asks for.
+    """Probability that a picture shows the target of its exchange, as the readers see it.
 
     Args:
         judge: Knows every noun, colour and word of the exchanges.
@@ -200,7 +200,7 @@ def draw_exchanges(
     style_nouns: Sequence[str] = (),
     **sampling,
 ) -> dict[str, np.ndarray]:
-    """Draw every setting x exchange x seed and read what the target prompt asks for.
+    """Draw every setting x exchange x seed and read the target in each picture.
 
     Args:
         judge: As in `read_targets`.
@@ -272,7 +272,7 @@ def _probability(judge: Judge, reading: Reading, exchange: Exchange) -> np.ndarr
 
 @torch.no_grad()
 def sign_region(judge: Judge, pictures: Pictures) -> Bool[np.ndarray, "n 64 64"]:
-    """Pixels in those of the judge's places that it labels as sign."""
+    """Pixels in the judge's cells that it labels as sign."""
     labels = judge.network(torch.tensor(pictures))[0].argmax(-1).numpy()
     sign = (labels == len(judge.nouns)).reshape(-1, PLACES, PLACES)
     return sign.repeat(CELL, axis=1).repeat(CELL, axis=2)
@@ -299,7 +299,7 @@ def background_errors(
 def lost_context(
     judge: Judge, pictures: SettingPictures, prompts: Sequence[dict]
 ) -> dict[str, np.ndarray]:
-    """`lost` [setting, prompt, seed], how many of a prompt's context objects are not found.
+    """`lost` [setting, prompt, seed], the number of a prompt's context objects not found.
 
     Args:
         prompts: Each with `context`, nouns that the judge knows, as in `destruction.Prompt`.

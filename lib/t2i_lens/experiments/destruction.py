@@ -28,7 +28,7 @@ Arm = dict[str, Any]  # what fills a slot, see `arms_of` and `draw_arms`
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sentence with a slot `{}` for its subject, and the nouns that must appear beside it."""
+    """A sentence with a slot `{}` for its subject, and the nouns that it names as context."""
 
     text: str
     context: tuple[str, ...]
@@ -58,7 +58,7 @@ def draw(pipe, prompts: Sequence[str], seeds: Sequence[int], **sampling) -> dict
 
 
 def arms_of(concept: Concept) -> list[dict[str, str]]:
-    """The two arms that every concept is compared in: its placeholder and its class word."""
+    """The two arms of every concept: its placeholder and its class word."""
     words = {
         "TI token": (concept.placeholder_token, concept.name),
         "class word": (concept.superclass, concept.superclass),
@@ -212,7 +212,7 @@ def lost_objects(
 def found_share(
     readings: pd.DataFrame, role: str = "context"
 ) -> dict[str, dict[str, Float[np.ndarray, "prompt seed"]]]:
-    """Share of the objects asked for that the judge finds, per picture.
+    """Share of a prompt's objects that the judge finds, per picture.
 
     Args:
         As in `lost_objects`.
@@ -250,7 +250,7 @@ def judge_scores(quality: dict) -> dict[str, float | None]:
 
 
 def token_table(pipe, prompt: str) -> pd.DataFrame:
-    """The prompt as the text encoder is fed it, up to EOS: columns position, id, piece."""
+    """The token row of a prompt up to EOS: columns position, id, piece."""
     row = encode(pipe, prompt)
     fed = range(row.eos + 1)
     pieces = [row.pieces[p] for p in fed]

@@ -19,7 +19,7 @@ from t2i_lens.stats.metrics import flatness, gini, roughness
 
 
 def role_of(row: TokenRow, position: int, slot: Sequence[int]) -> str:
-    """What a token is in its prompt: bos, slot, word, eos or padding."""
+    """Role of a token in its prompt: bos, slot, word, eos or padding."""
     if position == row.bos:
         return "bos"
     if position >= row.eos:
@@ -78,7 +78,7 @@ def measure_tokens(
 
 
 def per_picture(tokens: pd.DataFrame) -> pd.DataFrame:
-    """The numbers that the claims speak of, from `measure_tokens`.
+    """Numbers of the claims for each picture, from `measure_tokens`.
 
     Returns:
         A row per concept, arm, prompt and seed: mean `norm`, `share`, `gini`, `flatness`

@@ -38,7 +38,7 @@ TOLERANCES = {"share": 1e-3, "attention": 1e-3, "doubt": 0.05}
 
 
 def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """All rows that are put in the slot: tokens at some of their checkpoints, and controls.
+    """Table of all rows to place in the slot: tokens at some of their checkpoints, and controls.
 
     The controls are the start of the training, and the class word's row made as long as the
     standard token was at each checkpoint.
@@ -107,7 +107,7 @@ def measure(
     seeds: Sequence[int],
     **sampling,
 ) -> pd.DataFrame:
-    """Draw arms and say of every picture what is lost and how attention fell.
+    """Draw arms and measure objects lost and shares of attention in every picture.
 
     Args:
         As in `destruction.judge_arms`.
@@ -162,10 +162,10 @@ def carry_out(
     prompts: Sequence[dict],
     tell: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Draws and measures all rows of `doses`, and says beforehand how long that takes.
+    """Print a time estimate, then draw and measure all rows of `doses`.
 
     Args:
-        store: Keeps each concept as it is done, so an interrupted call goes on where it was.
+        store: Keeps each concept as it is done, so an interrupted call can be resumed.
     """
     parts = [some for _, some in table.groupby("concept", sort=False)]
     fixed = {"prompts": list(prompts), "seeds": list(SEEDS), **SAMPLING}
@@ -185,7 +185,7 @@ def carry_out(
 
 
 def save(measured: pd.DataFrame, marked: Mapping[str, str], folder: Path) -> Path:
-    """Writes the table and, last, what it was made from; returns the table's file."""
+    """Write the table and, last, its provenance; return the table's file."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     measured.to_parquet(buffer, index=False)
@@ -196,7 +196,7 @@ def save(measured: pd.DataFrame, marked: Mapping[str, str], folder: Path) -> Pat
 
 
 def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
-    """What `save` wrote; it may hold only some of the concepts.
+    """Read the table of `save`; it may hold only some of the concepts.
 
     Args:
         marked: What `marks` gives now.
@@ -242,7 +242,7 @@ def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
 
 
 def per_dose(measured: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Means over prompts and seeds of `measure`, beside what `doses` says of each row."""
+    """Means of `measure` over prompts and seeds, joined with the columns of `doses`."""
     columns = ["lost", "found", "share", "attention"]
     means = measured.groupby(["concept", "arm"], sort=False)[columns].mean().reset_index()
     return means.merge(table, on=["concept", "arm"], validate="one_to_one")

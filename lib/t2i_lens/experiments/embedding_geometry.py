@@ -25,7 +25,7 @@ def growth(
     learning_rate: float,
     weight_decay: float,
 ) -> dict[str, np.ndarray]:
-    """Measured norms over training beside the optimiser's law and its two extremes.
+    """Measured norms over training, the optimiser's law, and its two extremes.
 
     Args:
         steps: Optimiser steps at which the norms were recorded, all above 0.
@@ -138,7 +138,7 @@ def subset_geometry(
 def group_cosines(
     rows: Float[np.ndarray, "token d_model"], size: int, draws: int, seed: int
 ) -> dict[str, Float[np.ndarray, " draw"]]:
-    """Mean pairwise cosine of random groups of rows: what a group shares by being tokens.
+    """Mean pairwise cosine of random groups of rows: the baseline for a group of tokens.
 
     Returns:
         `cosines`, one mean per group.
@@ -151,7 +151,7 @@ def group_cosines(
 def principal_plane(
     rows: Float[np.ndarray, "token d_model"], others: dict[str, Float[np.ndarray, "_ d_model"]]
 ) -> dict[str, Float[np.ndarray, "_ 2"]]:
-    """Where rows and others lie on the first two principal axes of the rows, mean at 0."""
+    """Coordinates of rows and of others on the first two principal axes of the rows, mean at 0."""
     pca = PCA(n_components=2, svd_solver="full").fit(rows)
     return {name: pca.transform(some) for name, some in {"rows": rows, **others}.items()}
 
@@ -159,7 +159,7 @@ def principal_plane(
 def spectrum(
     rows: Float[np.ndarray, "token d_model"], seed: int
 ) -> dict[str, Float[np.ndarray, " _"]]:
-    """Explained shares, centred and not, beside a random matrix and its limit law.
+    """Explained shares, centred and not, of the rows and of a random matrix, with its limit law.
 
     Args:
         rows: Trained rows, more of them than coordinates.

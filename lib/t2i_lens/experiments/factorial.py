@@ -54,7 +54,7 @@ def draw_rows(
     seeds: Sequence[int],
     **sampling,
 ) -> dict[str, np.ndarray]:
-    """Draws each row in a word's place, with the first layer's attention from there free or forced.
+    """Draw each row in a word's place, with the first layer's attention from there free or forced.
 
     Forced, the place attends as the word itself does in the same prompt, in every head.
 
@@ -128,7 +128,7 @@ def lead(means: Float[np.ndarray, " 12"]) -> float:
 def analysis_of_variance(
     outcome: Float[np.ndarray, "12 *cell"],
 ) -> pd.DataFrame:
-    """What share of an outcome's variance each factor and each of their interactions takes.
+    """Share of an outcome's variance that each factor and each interaction explains.
 
     Every prompt and seed is a block, drawn in all cells of the design.
 

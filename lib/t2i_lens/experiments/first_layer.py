@@ -29,7 +29,7 @@ def split_norm(
     tokens: Float[Tensor, "token d_model"],
     positions: Float[Tensor, "token d_model"],
 ) -> Float[Tensor, "3 token d_model"]:
-    """LN(token + position) as three parts that add up to it.
+    """LN(token + position) as a sum of three parts.
 
     Args:
         weights: Of the layer whose LayerNorm it is.
@@ -51,7 +51,7 @@ def score_parts(
     queries: Float[Tensor, "3 token d_model"],
     keys: Float[Tensor, "3 #token d_model"],
 ) -> ScoreParts:
-    """Scores of paired queries and keys, by what the query and the key are made of.
+    """Scores of paired queries and keys, by the parts of query and key.
 
     The biases of the projections belong to the bias part.
 
@@ -131,7 +131,7 @@ def place_attention(
 def measure_rows(
     pipe, prompt: str, position: int, rows: Float[np.ndarray, "token d_model"]
 ) -> dict[str, np.ndarray]:
-    """As `place_rows`, but read in the encoder itself, with each row put in its place.
+    """As `place_rows`, but read in the encoder itself.
 
     Returns:
         `attention` and `scores` [token, head, key] of the first layer, from the place.

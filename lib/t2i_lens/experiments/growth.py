@@ -63,7 +63,7 @@ def expected_norms(
 
 
 def laws(runs: pd.DataFrame) -> pd.DataFrame:
-    """The norm over every training beside what is expected of it.
+    """Measured and expected norm over every training.
 
     Args:
         runs: From `embedding_table.load_variants`; `gradient` has to be recorded in their
@@ -85,7 +85,7 @@ def laws(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_steps(pipe, concept: Concept, config: dict, steps: int) -> pd.DataFrame:
-    """The beginning of a training, made anew.
+    """Repeat the first steps of a training.
 
     Args:
         concept: With its pictures.
@@ -101,7 +101,7 @@ def first_steps(pipe, concept: Concept, config: dict, steps: int) -> pd.DataFram
 
 
 def compare_trajectories(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
-    """How far a training made anew is from the one that was kept, at the steps of both.
+    """Differences between a repeated training and the stored one, at the steps of both.
 
     Args:
         Trajectories from the same start.

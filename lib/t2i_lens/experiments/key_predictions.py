@@ -99,7 +99,7 @@ def measure_keys(
 def measure_shares(
     pipe, arms: Sequence[dict], prompts: Sequence[dict], seeds: Sequence[int], **sampling
 ) -> pd.DataFrame:
-    """Who has the attention, and who should have it by the moments of the queries.
+    """Measured share of attention of each token, and the share predicted from the queries' moments.
 
     Args:
         arms: As in `destruction.draw_arms`, without edits.

@@ -27,7 +27,7 @@ KNOWN = (
 
 
 def known_edits(sources: Sequence[str], targets: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Signs beside an object, with their word exchanged and one more thing changed.
+    """Pictures of a sign and an object, with the word exchanged and one more change.
 
     Args:
         sources: Words of the world.

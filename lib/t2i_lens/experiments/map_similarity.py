@@ -101,7 +101,7 @@ def judge_pairs(
     first: Sequence[str],
     second: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """What the judge finds of each pair in each picture of its prompt.
+    """The judge's reading of each pair in each picture of its prompt.
 
     Args:
         judge: With `read`, `present` and perhaps `colour`, as `toybox.judge.Judge`.
@@ -146,7 +146,7 @@ def label_gap(values: Float[np.ndarray, " row"], labels: np.ndarray, rows: np.nd
 def shuffled_gaps(
     values: Float[np.ndarray, " row"], labels: np.ndarray, shuffles: int, seed: int = 0
 ) -> Float[np.ndarray, " shuffle"]:
-    """`label_gap` with the labels shuffled over rows, as often as asked."""
+    """`label_gap` with the labels shuffled over rows, `count` times."""
     rng, rows = np.random.default_rng(seed), np.arange(len(values))
     return np.array([label_gap(values, rng.permutation(labels), rows) for _ in range(shuffles)])
 
@@ -162,7 +162,7 @@ def matched_gaps(
 def from_other_prompts(
     values: Float[np.ndarray, " pair"], groups: np.ndarray, seed: int = 0
 ) -> Float[np.ndarray, " pair"]:
-    """Each pair gets the value of a pair of the same group, the groups being shuffled inside.
+    """Values shuffled within groups: each pair gets the value of another pair of its group.
 
     With groups of the same kind at the same positions, what is left is what the places alone
     would give.

@@ -231,7 +231,7 @@ def load_signs(profile: str, bucket: str, kind: str, folder: Path = FOLDER) -> l
 
 
 def set_of(profile: str) -> str:
-    """Which words and sentences a profile is asked: those of its world, or the set of that name.
+    """Name of a profile's set of words and sentences: its world's own, or the one for all others.
 
     Raises:
         ValueError: no such profile or set.
@@ -244,7 +244,7 @@ def _read(profile: str, folder: Path) -> dict:
 
 
 def pair_positions(row: TokenRow, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where the two words of a pair stand in the ids fed, all pieces of each.
+    """Token positions of the two words of a pair, all pieces of each.
 
     Raises:
         ValueError: a word is missing, or stands there twice so that the pair is ambiguous.

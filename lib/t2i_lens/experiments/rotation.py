@@ -21,7 +21,7 @@ def turned(
     factor: float = 1.0,
     path: str,
 ) -> list[Arm]:
-    """An arm at every place of a path: its row is scaled, then turned by spherical steps.
+    """Arms along a path: the row is scaled, then rotated by SLERP, one arm for each t.
 
     Args:
         arm: Whose row is turned.
@@ -84,7 +84,7 @@ def slot_attention(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> dict[s
 def attention_at_half(
     attention: Float[np.ndarray, " t"], presence: Float[np.ndarray, " t"]
 ) -> float:
-    """Attention where presence, along a path, first comes down to half of its first value.
+    """Attention at the first point of a path at which presence is half of its first value.
 
     Args:
         attention: At every place of the path, from where the concept is whole.

@@ -79,7 +79,7 @@ def switched(
 
 
 def _change(start: int, states: torch.Tensor) -> Callable:
-    """What diffusers calls after each step; it feeds `states` from step `start` on."""
+    """Callback for diffusers: it feeds `states` from step `start` on."""
 
     def after_step(_, step: int, timestep, fed: dict) -> dict:
         return {"prompt_embeds": states} if step + 1 == start else fed
@@ -198,7 +198,7 @@ def method_means(
 
 
 def agreement(scores: pd.DataFrame, picked: Sequence[int] | None = None) -> float:
-    """How alike published and corrected scores order the methods: mean tau-b of error and F1."""
+    """Agreement of published and corrected orders of methods: mean tau-b of error and F1."""
     means = method_means(scores, picked)
     taus = [sign_metrics.order_agreement(means[a], means[b]) for a, b in (ERRORS, TEXT)]
     return float(np.mean(taus))
@@ -227,7 +227,7 @@ def add_noise(
 def chance_f1(
     words: Sequence[str], lengths: Sequence[int], draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """F1 of texts that have nothing to do with what they should say, by their number of words.
+    """F1 of unrelated texts, by their number of words.
 
     Args:
         words: Found and wanted texts are drawn from these, no word in both of a pair.

@@ -58,7 +58,7 @@ def exchanged(prompt: PairedPrompt) -> PairedPrompt:
 
 
 def adjoining(prompt: PairedPrompt) -> PairedPrompt:
-    """Two coloured objects without what joins them: "a red hat blue car".
+    """Two coloured objects without a joining word: "a red hat blue car".
 
     Its bound pairs, and the one pair across the phrases that is kept as unbound, are all direct
     neighbours, so that distance cannot tell them apart.

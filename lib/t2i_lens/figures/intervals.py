@@ -39,7 +39,7 @@ def forest(
     marks: Mapping[str, Mapping[str, Estimate | float]] | None = None,
     widths: Sequence[float] | None = None,
 ) -> Figure:
-    """Values with their intervals: a panel per quantity, a row per subject, n beside its name.
+    """Values with their intervals: a panel per quantity, a row per subject, n after its name.
 
     Args:
         panels: Quantity -> subject -> series -> what is shown; the first subject on top.
@@ -105,7 +105,7 @@ def compared_arms(
 
 
 def layer_responses(panels: Mapping[str, Response], layers: Sequence[str], quantity: str) -> Figure:
-    """The response to each layer alone, a panel per kind, beside that to none and to all.
+    """Response to each layer alone, to no layer and to all layers, a panel per kind.
 
     Args:
         panels: Title -> estimates of each layer alone, of no layer and of all layers.

@@ -22,7 +22,7 @@ NEVER_TRAINED = 0.01  # of the median norm: below it a row has decayed to nothin
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The rows of an embedding table, sorted by what training did to them.
+    """The rows of an embedding table, sorted into trained and never-trained ones.
 
     Attributes:
         trained: Rows of ordinary tokens that training saw, [token, d_model].
@@ -104,7 +104,7 @@ def read_counts(folder: Path, size: int) -> Int[np.ndarray, " token"] | None:
 def sort_vocabulary(
     table: dict[str, np.ndarray], counts: Int[np.ndarray, " token"] | None
 ) -> Vocabulary:
-    """Tell trained rows from never-trained ones; BOS and EOS are kept apart.
+    """Sort rows into trained and never-trained ones; BOS and EOS are kept apart.
 
     Args:
         table: From `read_table`.
@@ -128,7 +128,7 @@ def sort_vocabulary(
 
 
 def folder_of(profile: str) -> Path:
-    """Where a profile's TI embeddings are: beside a shipped model's, or among the user's.
+    """Folder of a profile's TI embeddings: next to a shipped model's, or among the user's.
 
     Raises:
         ValueError: no such profile.
@@ -154,12 +154,12 @@ def load_inversions(folder: Path) -> list[Inversion]:
 
 
 def variants_folder(folder: Path) -> Path:
-    """Where the other variants of the inversions in `folder` are, each in a folder of its name."""
+    """Folder of the other variants of the inversions in `folder`, each in a folder of its name."""
     return Path(folder).with_name(f"{Path(folder).name}-variants")
 
 
 def doses_folder(folder: Path) -> Path:
-    """Where what the inversions in `folder` destroy at each dose is kept, see `dose`."""
+    """Folder of the table of doses of the inversions in `folder`, see `dose`."""
     return Path(folder).with_name(f"{Path(folder).name}-doses")
 
 

@@ -33,7 +33,7 @@ CONTEXTS = "contexts.yaml"
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """What a placeholder is trained on.
+    """A concept: the placeholder, its class word and its training pictures.
 
     Attributes:
         name: Folder name of the result.
@@ -59,7 +59,7 @@ class Concept:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A trained placeholder and how it came about.
+    """A trained placeholder with its provenance.
 
     Attributes:
         embedding: Rows of the input embedding table, float32, [vector, d_model].
@@ -120,7 +120,7 @@ def load_concepts(folder: Path = DATA / "concepts") -> list[Concept]:
 
 
 def load_contexts(name: str, folder: Path = DATA / "concepts") -> tuple[Images, tuple[str, ...]]:
-    """Pictures of a concept among other things, and the sentence that says each.
+    """Pictures of a concept in scenes, with the caption of each.
 
     Returns:
         Pictures, and captions with `{}` for the placeholder.

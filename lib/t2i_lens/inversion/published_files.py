@@ -36,7 +36,7 @@ Layout = Literal["diffusers", "a1111"]
 
 @dataclass(frozen=True, eq=False)
 class LearnedToken:
-    """A placeholder as a file holds it.
+    """A placeholder as stored in a file.
 
     Attributes:
         name: The placeholder token.

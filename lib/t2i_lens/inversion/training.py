@@ -111,7 +111,7 @@ def train(
 
 
 def description(concept: Concept, config: InversionConfig, fingerprint: str | None) -> dict:
-    """All that a run depends on except the versions of the libraries, as its provenance has it."""
+    """Everything that a run depends on except the versions of the libraries, for its provenance."""
     return {
         "concept": identity(concept),
         "config": {**asdict(config), "templates": list(config.templates)},
@@ -137,14 +137,14 @@ def initializer_rows(
 
 
 def batch_key(config: InversionConfig) -> tuple:
-    """What runs must have in common to share a batch."""
+    """Key of a batch: runs with the same key can share one."""
     return tuple(getattr(config, name) for name in BATCH_FIELDS)
 
 
 def seconds_per_step(
     pipe: StableDiffusionPipeline, concepts: Sequence[Concept], configs: Sequence[InversionConfig]
 ) -> float:
-    """Seconds that a step of these runs in one batch takes here, without what comes before it."""
+    """Seconds per step of these runs in one batch on this machine, without preparation."""
 
     # Given, because runs that differ only in their start would count as repeated.
     initial = [
@@ -211,7 +211,7 @@ def _losses(
 
 @contextmanager
 def _frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[None]:
-    """No weight has a gradient inside, no layer is in training mode.
+    """Inside the block no weight has a gradient and no layer is in training mode.
 
     Fused attention's backward pass in bfloat16 is slow on a CPU, so attention is eager there;
     in float32 the two take the same time.

@@ -137,7 +137,7 @@ class Draws(Iterator):
 
 
 def sentences(concept: Concept, config: InversionConfig) -> tuple[str, ...]:
-    """What a concept is trained with: the templates, then the captions in their pictures' order.
+    """Training sentences of a concept: the templates, then the captions in their pictures' order.
 
     Raises:
         ValueError: captions and pictures differ in number, or a picture has neither.

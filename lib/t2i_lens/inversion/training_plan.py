@@ -88,7 +88,7 @@ class TrainingRun:
     folder: Path
 
     def provenance(self, fingerprint: str) -> dict:
-        """What this run depends on; it is repeated when that has changed."""
+        """Everything that this run depends on; it is repeated when this has changed."""
         return description(self.concept, self.config, fingerprint) | {
             "initialisation": self.variant.initialisation,
             "contexts": self.variant.contexts,
@@ -168,7 +168,7 @@ def runs(
     contexts: Callable[[str], tuple[Images, tuple[str, ...]]],
     folder: Path,
 ) -> list[TrainingRun]:
-    """What a plan comes down to, in its order.
+    """All runs of a plan, in its order.
 
     Args:
         contexts: Pictures and captions of a concept by its name; see `embeddings.load_contexts`.
@@ -218,7 +218,7 @@ def in_contexts(
 
 
 def pending(planned: Sequence[TrainingRun], fingerprint: str) -> list[TrainingRun]:
-    """Those without a whole result from this model, these pictures and this config."""
+    """Runs without a complete result from this model, these pictures and this config."""
     return [run for run in planned if not _done(run, fingerprint)]
 
 
@@ -235,7 +235,7 @@ def chunks(planned: Sequence[TrainingRun], together: int = 1) -> Iterator[list[T
 def seconds(
     pipe: StableDiffusionPipeline, planned: Sequence[TrainingRun], together: int = 1
 ) -> float:
-    """Estimate of what the runs take, from the first steps of one of their batches."""
+    """Estimated seconds of the runs, from the first steps of one of their batches."""
     total = 0.0
     per_run_step: dict[tuple, float] = {}
     for chunk in chunks(planned, together):

@@ -41,13 +41,13 @@ TOGETHER = 8  # pictures in a batch of the detector
 
 @dataclass(frozen=True)
 class Found:
-    """What the detector found: probabilities [picture, noun], `FOUND` at its threshold."""
+    """Reading of the detector: probabilities [picture, noun], `FOUND` at its threshold."""
 
     nouns: Float[np.ndarray, "picture noun"]
 
 
 class Detector:
-    """A judge for any picture: a box holds what it is likeliest to hold, of all words looked for.
+    """A judge for any picture: each box gets the likeliest of all words that are looked for.
 
     A learned concept whose name no prompt uses is looked for by its class word.
     """
@@ -113,7 +113,7 @@ def world_clip(pipe: Lazy) -> Lazy:
 
 
 def public_judge(folder: Path) -> Lazy:
-    """A detector for any picture, which looks for what a model may be asked for.
+    """A detector for any picture, which looks for the nouns of a model's prompts.
 
     Args:
         folder: Of the model's TI embeddings.
@@ -132,7 +132,7 @@ def public_judge(folder: Path) -> Lazy:
 
 
 def public_eye() -> Lazy:
-    """What compares any picture with a concept's, see `toybox.likeness.likeness`.
+    """An eye for any picture, see `toybox.likeness.likeness`.
 
     Warns, raises: As `public_judge`, of the encoder.
     """
@@ -146,7 +146,7 @@ def public_eye() -> Lazy:
 
 
 def nouns_of(folder: Path, prompts: Path = DATA / "prompts") -> dict[str, str]:
-    """Every noun that a model's pictures may be asked for, and the word that it is looked for by.
+    """Every noun of a model's prompts, with the word that the detector looks for.
 
     They are those of the prompt sets, the class words of the model's TI embeddings, and their
     names: a name is looked for by its class word, unless it is one of the nouns.

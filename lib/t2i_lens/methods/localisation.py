@@ -37,7 +37,7 @@ PUBLISHED = ("sdxl", "if", "sd3")  # files of data/configs that name localised l
 
 @dataclass(frozen=True)
 class Setting:
-    """Which layers read the target prompt, and from which step on.
+    """The layers that read the target prompt, and the first step.
 
     Attributes:
         layers: Paths, from `unet_hooks.cross_attention_layers`, in any order; none changes nothing.
@@ -108,7 +108,7 @@ def ordered(layers: Sequence[str], responses: Float[np.ndarray, " layer"]) -> li
 
 
 def quarter(count: int) -> int:
-    """How many of so many layers can be called localised: a quarter, rounded up."""
+    """Largest number of layers that count as localised: a quarter, rounded up."""
     return ceil(MOST * count)
 
 
@@ -127,7 +127,7 @@ def first_enough(scores: Sequence[float], whole: float) -> int:
 def random_sets(
     layers: Sequence[str], size: int, count: int, seed: int, avoid: Setting = NONE
 ) -> list[Setting]:
-    """Random sets of layers, all different and none of them the one to avoid.
+    """Random sets of layers, all different, without the set to avoid.
 
     Args:
         size: Layers in each.
@@ -150,7 +150,7 @@ def random_sets(
 
 
 def layer_sizes(pipe) -> pd.DataFrame:
-    """What injection replaces the input of: key and value matrices of each cross-attention layer.
+    """Sizes of the key and value matrices of each cross-attention layer.
 
     Returns:
         A row per layer in the order in which they run: `path`, `name` for figures,

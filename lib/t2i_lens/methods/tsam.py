@@ -52,7 +52,7 @@ def key_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes
 
 
 def sink_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes token token"]:
-    """Cosine of two maps as it were if BOS alone decided the softmax's sum.
+    """Cosine of two maps under the assumption that BOS alone decides the softmax's sum.
 
     Proposition 1 before its second assumption: of the queries as they are, be they Gaussian or
     not. Each map is exp(q · (k_i - k_0)), scaled to a largest value of 1, which changes no
@@ -92,7 +92,7 @@ def off_sink(pattern: Float[Tensor, "*axes query key"]) -> Float[Tensor, "*axes 
 def output_cosines(
     pattern: Float[Tensor, "*axes query key"], value: Float[Tensor, "*axes key channel"]
 ) -> Float[Tensor, "*axes query query"]:
-    """Cosine of what a head puts out for every two queries; Proposition 2 says 1 - O(eps)."""
+    """Cosine of a head's outputs for every two queries; Proposition 2 predicts 1 - O(eps)."""
     return column_cosines((pattern @ value).mT)
 
 

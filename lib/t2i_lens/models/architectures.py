@@ -24,7 +24,7 @@ ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
 def read_config(name: str, folder: Path = CONFIGS) -> dict:
-    """The facts on one architecture: `components`, `cross_attention`, and `localised` if known.
+    """Configuration of one architecture: `components`, `cross_attention`, and `localised` if known.
 
     Raises:
         FileNotFoundError: there is no such file.

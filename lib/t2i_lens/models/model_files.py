@@ -51,7 +51,7 @@ def absent_components(folder: Path) -> list[str]:
 
 
 def check_safetensors(file: Path) -> None:
-    """Compares the size of a safetensors file with what its header promises.
+    """Compare the size of a safetensors file with the size in its header.
 
     The format: 8 bytes little-endian length of the header, the header in JSON with each
     tensor's span, then exactly the spans' bytes.

@@ -136,7 +136,7 @@ def best_device() -> str:
 
 
 def on_device(profile: ModelProfile, device: str) -> ModelProfile:
-    """The profile in the dtype it has there.
+    """The profile with its dtype on that device.
 
     Half precision is for GPUs: on the CPU it is slow and lacks operations, so float32 is used.
     """
@@ -232,7 +232,7 @@ def load(profile: ModelProfile, device: str = "cpu") -> DiffusionPipeline:
 
 
 def fingerprint(profile: ModelProfile) -> str:
-    """What a result depends on: the files' content for a folder, else repository and commit.
+    """Fingerprint of a model: the files' content for a folder, else repository and commit.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.

@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 
 
 class Word(NamedTuple):
-    """A word of the prompt, lower-cased as CLIP reads it, and where it stands."""
+    """A word of the prompt, lower-cased as CLIP reads it, with its token positions."""
 
     text: str
     positions: tuple[int, ...]
@@ -25,7 +25,7 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One prompt as fed to the text encoder.
+    """The token row of one prompt, as the text encoder reads it.
 
     Attributes:
         prompt: The text as written.

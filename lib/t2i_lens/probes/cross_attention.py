@@ -29,7 +29,7 @@ from t2i_lens.probes.unet_hooks import (
 
 @dataclass(frozen=True)
 class Keep:
-    """What a recorder keeps.
+    """Selection and reduction of the maps that a recorder keeps.
 
     Attributes:
         layers: Paths, from `unet_hooks.cross_attention_layers`; all if None.
@@ -74,7 +74,7 @@ class AttentionMaps:
     summed_steps: int
 
     def indices(self, sample: int, word: str) -> list[int]:
-        """Where a word's positions are along the token axis, for one sample.
+        """Indices of a word's positions along the token axis, for one sample.
 
         Raises:
             ValueError: the sample's prompt does not hold it, it was not kept, or the recorder was
@@ -126,7 +126,7 @@ class Recorder:
         self._step, self._timestep = -1, float("inf")
 
     def begin(self, rows: Sequence[TokenRow] = (), seeds: Sequence[int] = ()) -> None:
-        """Says what the next call of the pipeline draws; `sampling.generate` does.
+        """Announce the prompts and seeds of the pipeline's next call; `sampling.generate` does so.
 
         Args:
             rows: Token row of each picture of the batch.

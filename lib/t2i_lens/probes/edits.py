@@ -22,7 +22,7 @@ Branch = Literal["conditional", "unconditional"]
 
 @dataclass(frozen=True)
 class Site:
-    """Where an activation of one prompt was met.
+    """The place of an activation of one prompt: stage, layer, step and branch.
 
     Attributes:
         stage: "embedding", the token embeddings before positions are added, [token, d_model];
@@ -72,7 +72,7 @@ class Edit:
 
     @property
     def fingerprint(self) -> str:
-        """What a result made with this edit depends on."""
+        """Cache key of a result that uses this edit."""
         return repr(self)
 
     def __call__(self, activation: Float[Tensor, "..."], site: Site) -> Float[Tensor, "..."]:

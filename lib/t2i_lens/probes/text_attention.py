@@ -16,7 +16,7 @@ from t2i_lens.probes.text_encoder_hooks import edited_text_encoder, traced_text_
 
 @dataclass(frozen=True)
 class TextReading:
-    """What a text encoder did with a batch of prompts.
+    """Activations of a text encoder for a batch of prompts.
 
     Attributes:
         patterns: Self-attention after softmax, in the layers that were read; causal, rows sum
@@ -154,7 +154,7 @@ def tsam_matrix(
 def tsam_matrix_as_released(
     pattern: Float[Tensor, "layer head query key"], eos: int, power: float = 3.0
 ) -> Float[Tensor, "token token"]:
-    """T as T-SAM's released code makes it: raised to the power first, normalised after.
+    """T as in T-SAM's released code: raised to the power first, normalised after.
 
     Args:
         As `tsam_matrix`.

@@ -17,7 +17,7 @@ from t2i_lens.probes.unet_hooks import apply, hold
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """What a text layer makes its attention scores of.
+    """Weights that determine a text layer's attention scores.
 
     Scores are (Wq LN(x) + bq) · (Wk LN(x) + bk) * scale, head by head.
 
@@ -45,7 +45,7 @@ class LayerWeights:
 
 @dataclass
 class TextTrace:
-    """What was read in one forward pass, one tensor a layer; filled as it runs.
+    """Activations of one forward pass, one tensor per layer; filled during the pass.
 
     Attributes:
         layers: Their numbers, rising.
@@ -89,7 +89,7 @@ def eager_attention(encoder: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def layer_weights(encoder: nn.Module, layer: int = 0) -> LayerWeights:
-    """Copies of the weights that decide a text layer's attention scores."""
+    """Copies of the weights that determine a text layer's attention scores."""
     core = text_core(encoder)
     module = core.encoder.layers[layer]
     attention, norm = module.self_attn, module.layer_norm1

@@ -21,7 +21,7 @@ from t2i_lens.probes.edits import Edit, Site
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """What one cross-attention layer was asked, in one step, for a whole batch.
+    """Inputs of one cross-attention layer in one step, for a whole batch.
 
     Attributes:
         layer: Its path in the U-Net.
@@ -146,7 +146,7 @@ def observed_cross_attention(
 def edited_cross_attention(
     pipe, edits: Sequence[Sequence[Edit]], *, expected: int | None = None
 ) -> Iterator[None]:
-    """Applies edits to what cross-attention layers make keys and values of.
+    """Apply edits to the text states that cross-attention layers turn into keys and values.
 
     Args:
         pipe: A pipeline, called once while the context is open.

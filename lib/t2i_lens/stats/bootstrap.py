@@ -49,7 +49,7 @@ class Estimate:
 def resampled(
     sizes: Sequence[int], statistic: Callable[..., np.ndarray | float], n: int, seed: int
 ) -> list[Estimate]:
-    """Percentile bootstrap: what every other function here resamples with.
+    """Percentile bootstrap; every other function here resamples with it.
 
     A resample in which a number is not finite, such as one without rows of some kind, does not
     count for it. An interval is widened to hold its value where resampling misses it, as it can

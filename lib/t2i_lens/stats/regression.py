@@ -21,7 +21,7 @@ def held_out(
     outcome: Float[np.ndarray, " observation"],
     groups: np.ndarray,
 ) -> Float[np.ndarray, " observation"]:
-    """Each outcome as a ridge regression tells it that has not seen its group.
+    """Prediction of each outcome by a ridge regression that was not fitted on its group.
 
     Raises:
         ValueError: fewer than two groups.
@@ -35,7 +35,7 @@ def held_out(
 
 
 def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: str) -> Estimate:
-    """Share of the variance of an outcome that causes tell on groups not looked at.
+    """Share of an outcome's variance that causes explain on held-out groups.
 
     Args:
         Names of columns.
@@ -58,7 +58,7 @@ def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: s
 def associations(
     table: pd.DataFrame, causes: Sequence[str], outcome: str, group: str
 ) -> dict[str, tuple[Estimate, Estimate]]:
-    """How each cause goes with an outcome: by itself, and with all other causes held fixed.
+    """Rank correlation of each cause with an outcome: alone, and with all other causes held fixed.
 
     Args:
         Names of columns.

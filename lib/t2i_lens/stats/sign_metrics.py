@@ -22,7 +22,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 
 def precision_recall(found: Iterable[str], wanted: Iterable[str]) -> tuple[float, float]:
-    """Shares of a bag of items found that are wanted, and of one wanted that are found.
+    """Precision and recall of a bag of items found against a bag of items wanted.
 
     Args:
         found: Items read; a string is a bag of its characters, a list of words one of words.
@@ -133,7 +133,7 @@ def ssim(first: Picture, second: Picture) -> float:
 
 
 def wrapped_ceiling() -> float:
-    """What the wrapped error of unrelated pictures comes to: E[x² mod 256], x uniform mod 256.
+    """Expected wrapped error of unrelated pictures: E[x² mod 256], x uniform mod 256.
 
     If either byte is uniform, so is their difference modulo 256. The squares of its 256 values
     leave a mean remainder of 105.5.
@@ -159,7 +159,7 @@ def wrapped_noise(
 
 
 def identical_share(error: float, decibel: float) -> tuple[float, float]:
-    """How many pairs are identical, if the others all have one error, from two means.
+    """Share of identical pairs, from two means, if all other pairs have the same error.
 
     Means over pairs are printed. With a share s of identical pairs and an error M of each other,
     error = (1 - s) M and decibel = s PSNR(0) + (1 - s) PSNR(M); there is one solution with s ≥ 0

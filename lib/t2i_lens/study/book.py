@@ -35,7 +35,7 @@ CARD = (
 
 
 def build(jobs: list[Job], console: Console) -> bool:
-    """Build the site from finished runs, unless nothing it is made of changed.
+    """Build the site from finished runs, unless its inputs are unchanged.
 
     Returns:
         Whether it was built.
@@ -79,7 +79,7 @@ def fresh(jobs: list[Job]) -> list[Record]:
 
 
 def drift(jobs: list[Job]) -> list[str]:
-    """How the claims of finished runs differ from the records; empty when they do not.
+    """Differences between the claims of finished runs and the records, a message each.
 
     Records of profiles that the runs do not measure are left out.
     """
@@ -102,7 +102,7 @@ def figure(job: Job, cell: str) -> bytes:
 
 
 def _stage(jobs: list[Job]) -> None:
-    """Put what is generated where jupyter-book looks for it, touching only what changed."""
+    """Write the generated files to the folders of jupyter-book; unchanged files stay untouched."""
     from t2i_lens.study.pages import capture_page, profiles_page  # loads diffusers, which talks
 
     chapters = SOURCE / "chapters"
@@ -150,7 +150,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _stands(stamp: Path, now: dict[str, str]) -> bool:
-    """Whether the site was made from what there is now, and is still as it was made."""
+    """Whether the site is up to date and unchanged since it was built."""
     try:
         made = json.loads(stamp.read_text(encoding="utf-8"))
         whole = all(file_digest(SITE / name) == value for name, value in made["files"].items())

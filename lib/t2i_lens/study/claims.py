@@ -58,7 +58,7 @@ def load_claims(path: Path = DATA / "claims.yaml") -> dict[str, Claim]:
 
 
 def compare_records(recorded: Iterable[Record], fresh: Iterable[Record]) -> list[str]:
-    """What a new run says differently from the records kept; empty when nothing.
+    """Differences between a new run's records and the kept records, a message each.
 
     A message for each claim whose verdict changed, whose value left the recorded interval, which
     was recorded and is not measured any more, or which is measured and was never recorded.

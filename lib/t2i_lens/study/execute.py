@@ -108,7 +108,7 @@ def trial(notebook: Path, parameters: Mapping[str, Any]) -> Job:
 
 
 def inputs(notebook: Path) -> str:
-    """Hash of all that every run of a notebook depends on, whatever its parameters.
+    """Hash of everything that all runs of a notebook depend on, except their parameters.
 
     The notebook, the library modules that it imports, directly or not, the pinned versions, and
     the files below `data/`.
@@ -151,7 +151,7 @@ def fingerprint(job: Job, made_from: str | None = None) -> str:
 
 
 def outdated(job: Job, now: str) -> str | None:
-    """Why a run has to be made (again), or None if it stands.
+    """Reason why a run is out of date, or None if it is up to date.
 
     Args:
         now: The job's `fingerprint`.
@@ -172,7 +172,7 @@ def outdated(job: Job, now: str) -> str | None:
 
 
 def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -> list[Job]:
-    """Make every run that is out of date, side by side, and say so; the others are left alone.
+    """Execute every run that is out of date, in parallel, and report progress.
 
     Args:
         threads: Of each notebook; by default, the machine's cores are shared out.
@@ -224,7 +224,7 @@ def last_seconds(job: Job) -> float | None:
 
 
 def _plan(jobs: Sequence[Job], waiting: Sequence[Job], workers: int) -> str:
-    """What is about to be done, with an estimate of its time from the last runs."""
+    """Print the list of runs with a time estimate from the last runs."""
     noun = "notebook" if len(jobs) == 1 else "notebooks"
     text = f"{len(jobs)} {noun}: {len(jobs) - len(waiting)} up to date"
     if not waiting:
@@ -339,7 +339,7 @@ def _without_picture(executed: Path) -> list[str]:
 
 
 def _outcome(future: Future) -> str | None:
-    """What went wrong in a worker, also if the worker itself did not survive."""
+    """Error of a worker, also if the worker itself died."""
     return f"a worker died: {_line(str(e))}" if (e := future.exception()) else future.result()
 
 

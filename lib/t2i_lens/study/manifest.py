@@ -33,7 +33,7 @@ def files(root: Path = DATA) -> list[str]:
 
 
 def verify(root: Path = DATA) -> list[str]:
-    """What is wrong between the manifest and the files, one line each; empty when nothing.
+    """Differences between the manifest and the files, one line each.
 
     Reports a file that is not listed, a listed file that is missing or was changed, and a group
     without licence or source.
@@ -85,7 +85,7 @@ def _groups(root: Path) -> list[dict]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `update` or `verify`; the exit code is 0 when all is well."""
+    """Run `update` or `verify`; the exit code is 0 when there is no difference."""
     if arguments == ["update"]:
         try:
             update()

@@ -26,7 +26,7 @@ def declared(notebook: Path) -> dict[str, str]:
 def check(
     notebook: Path, given: Sequence[str], types: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What `name=value` texts mean, each read as the type that the notebook declares.
+    """Parse `name=value` texts, each as the type that the notebook declares.
 
     Args:
         types: What the notebook has `declared`, where it is known already.

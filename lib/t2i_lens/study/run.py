@@ -30,7 +30,7 @@ FOLDER = "T2I_LENS_RUN"  # the driver's place for what a run leaves, until the r
 
 
 class Run:
-    """What a notebook knows about itself.
+    """The run of one notebook: its model, its results, its numbers and its claims.
 
     Attributes:
         notebook: Its name without suffix, such as `01_hero`.
@@ -172,6 +172,6 @@ class Run:
 
 
 def short(fingerprint: str) -> str:
-    """A fingerprint with its hash cut to what a reader can compare."""
+    """A fingerprint with its hash shortened to twelve digits."""
     name, _, rest = fingerprint.partition("@")
     return f"{name}@{rest[:12]}" if rest else name[:12]

@@ -37,7 +37,7 @@ class Store:
         self.used: dict[Path, str] = {}
 
     def cached(self, name: str, function: Callable[..., Result], **kwargs: Any) -> Result:
-        """`function(**kwargs)`, read from disk where the very same call was made before.
+        """`function(**kwargs)`, read from disk if the same call was made before.
 
         Args:
             name: What the result is; the first part of its file name.
@@ -70,7 +70,7 @@ class Store:
         return result
 
     def _read(self, base: Path, key: str) -> Result | None:
-        """The result if it is whole, else None; what is damaged is reported and removed."""
+        """The result if it is complete, else None; a damaged file is reported and removed."""
         sidecar = base.with_name(base.name + ".json")
         payloads = [
             p for s in (".npz", ".parquet") if (p := base.with_name(base.name + s)).exists()

@@ -23,7 +23,7 @@ from t2i_lens.study.verdicts import DEFAULT, Bound
 
 
 class Subject:
-    """A model profile and what belongs to it; what takes time is made when first asked for.
+    """A model profile with its judge, tokens and words; expensive parts are made when first used.
 
     Attributes:
         model: The profile as it runs here, see `profiles.settle`.
@@ -96,11 +96,11 @@ class Subject:
 
     @property
     def doses_folder(self) -> Path:
-        """Where it is kept how much its TI embeddings destroy during their training."""
+        """Folder of the table of doses of its TI embeddings."""
         return embedding_table.doses_folder(self.folder)
 
     def vocabulary(self, table: dict[str, np.ndarray]) -> embedding_table.Vocabulary:
-        """Its embedding table, sorted by what training did to the rows.
+        """Its embedding table, sorted into trained and never-trained rows.
 
         Args:
             table: From `embedding_table.read_table`.
@@ -111,7 +111,7 @@ class Subject:
 
     @cached_property
     def words(self) -> dict:
-        """The words that its sentences are made of: an entry of `data/prompts/words.yaml`."""
+        """The words of its sentences: an entry of `data/prompts/words.yaml`."""
         return prompt_sets.read_words(self.model.world)
 
     def pairs(self, name: str) -> list[prompt_sets.PairedPrompt]:
@@ -142,6 +142,6 @@ class Subject:
         return self.model.world == profiles.KNOWN_WORLD
 
     def _own_file(self, name: str) -> Path | None:
-        """A file beside a shipped model's weights; None if there is none."""
+        """A file next to a shipped model's weights; None if there is none."""
         file = None if self.model.on_hub else Path(self.model.repo) / name
         return file if file and file.exists() else None

@@ -28,7 +28,7 @@ def load_support(file: Path = FILE) -> dict[str, dict]:
 
 
 def reason_against(chapter: str, profile: str, chapters: dict[str, dict]) -> str | None:
-    """Why a chapter cannot be measured on a profile; None if it can, or is not listed."""
+    """Reason why a chapter does not run on a profile; None if it does, or is not listed."""
     entry = chapters.get(chapter)
     if entry is None or profile in entry["profiles"]:
         return None

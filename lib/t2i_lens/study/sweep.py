@@ -43,7 +43,7 @@ class SweepError(ValueError):
 
 
 class Grid(BaseModel):
-    """What a sweep's file may say.
+    """Fields of a sweep's file.
 
     Attributes:
         notebooks: Names, such as `02_norms`.
@@ -67,7 +67,7 @@ class Grid(BaseModel):
 
 @dataclass(frozen=True)
 class Plan:
-    """A grid spread out.
+    """All runs of a grid.
 
     Attributes:
         name: Of the sweep, from its file.
@@ -145,7 +145,7 @@ def expand(grid: Grid) -> dict[str, Job]:
 
 
 def plan(file: Path) -> Plan:
-    """The grid of a file, and which of its runs the driver holds for done.
+    """The plan of a grid's file, with the runs that are already up to date.
 
     Raises:
         as `read_grid` and `expand`.
@@ -164,7 +164,7 @@ def plan(file: Path) -> Plan:
 
 
 def launch(plan: Plan, options: Sequence[str] = ()) -> None:
-    """Have the engine make the runs that wait; what failed is left for `gather` to report.
+    """Execute the pending runs with the engine; `gather` reports failures.
 
     Args:
         options: Of Snakemake, such as `--executor slurm --jobs 20`; by default it uses the cores of
@@ -210,7 +210,7 @@ def _for_engine(plan: Plan, file: Path) -> dict[str, Any]:
 
 
 def run_cell(file: Path, cell: str) -> str | None:
-    """Make one run of a plan, as the engine asks for it, and note the attempt beside the plan.
+    """Execute one run of a plan for the engine, and write the attempt to the plan's journal.
 
     Returns:
         What went wrong, or None.

@@ -41,7 +41,7 @@ class Source(_Model):
 
 
 class Reference(_Model):
-    """What the source prints of the measured quantity, and on which model."""
+    """Published value of the measured quantity, and its model."""
 
     text: str
     model: str
@@ -51,7 +51,7 @@ class Reference(_Model):
 
 
 class Bound(_Model):
-    """What the whole interval must satisfy: exactly one of the three."""
+    """Bound that the whole interval must satisfy: exactly one of the three."""
 
     above: float | None = None
     below: float | None = None
@@ -84,7 +84,7 @@ class Claim(_Model):
 
 
 class Record(_Model):
-    """What one notebook found for one claim on one profile.
+    """Measurement of one claim by one notebook on one profile.
 
     Attributes:
         value: The number that the claim's `measured` defines, with its `interval`.
