@@ -47,7 +47,7 @@ def read_pairs(pipe, prompts: Sequence[dict], batch_size: int = 64) -> dict[str,
 
 
 def read_untrained_pairs(pipe, prompts: Sequence[dict], seed: int) -> dict[str, np.ndarray]:
-    """As `read_pairs`, with random weights in an encoder of the same shape: the effect of position."""
+    """As `read_pairs`, in an encoder with random weights: the effect of position."""
     return _read(pipe, untrained_encoder(pipe.text_encoder, seed), prompts, 64)
 
 

@@ -146,7 +146,7 @@ def label_gap(values: Float[np.ndarray, " row"], labels: np.ndarray, rows: np.nd
 def shuffled_gaps(
     values: Float[np.ndarray, " row"], labels: np.ndarray, shuffles: int, seed: int = 0
 ) -> Float[np.ndarray, " shuffle"]:
-    """`label_gap` with the labels shuffled over rows, `count` times."""
+    """`label_gap` with the labels shuffled over rows, `shuffles` times."""
     rng, rows = np.random.default_rng(seed), np.arange(len(values))
     return np.array([label_gap(values, rng.permutation(labels), rows) for _ in range(shuffles)])
 
@@ -162,10 +162,10 @@ def matched_gaps(
 def from_other_prompts(
     values: Float[np.ndarray, " pair"], groups: np.ndarray, seed: int = 0
 ) -> Float[np.ndarray, " pair"]:
-    """Values shuffled within groups: each pair gets the value of another pair of its group.
+    """Values shuffled within groups: each pair gets the value of a pair of its group.
 
-    With groups of the same kind at the same positions, what is left is what the places alone
-    would give.
+    With groups of the same kind at the same positions, the shuffled values show the effect of the
+    positions alone.
     """
     rng, shuffled = np.random.default_rng(seed), values.copy()
     for group in np.unique(groups):

@@ -224,7 +224,7 @@ def last_seconds(job: Job) -> float | None:
 
 
 def _plan(jobs: Sequence[Job], waiting: Sequence[Job], workers: int) -> str:
-    """Print the list of runs with a time estimate from the last runs."""
+    """Counts of runs in words, with a time estimate from the last runs."""
     noun = "notebook" if len(jobs) == 1 else "notebooks"
     text = f"{len(jobs)} {noun}: {len(jobs) - len(waiting)} up to date"
     if not waiting:
