@@ -28,6 +28,7 @@ if __name__ == "__main__":
     print(json.dumps({
         "drift": book.drift(jobs),
         "claims": [record.id for record in book.fresh(jobs)],
+        "no room": book.roomless(jobs),
     }))
 """
 
@@ -49,6 +50,10 @@ def test_every_chapter_ran_to_its_end_and_the_book_has_none_left_to_execute(meas
 
 def test_no_claim_changed_its_verdict_or_left_its_recorded_interval(measured):
     assert measured["drift"] == []
+
+
+def test_no_chapter_rests_on_a_quantity_that_cannot_move(measured):
+    assert measured["no room"] == []
 
 
 def test_every_claim_that_a_chapter_owes_is_measured(measured):

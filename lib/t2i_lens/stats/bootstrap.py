@@ -20,7 +20,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its bootstrap interval and the number of observations behind it."""
+    """A value with its bootstrap interval.
+
+    Attributes:
+        n: Independent units of resampling behind the interval. Of axes that are crossed it is the
+            shortest: no more units than that are independent in every respect.
+    """
 
     value: float
     low: float
@@ -30,11 +35,6 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         return self.low, self.high
-
-    @property
-    def fields(self) -> dict:
-        """`value`, `interval` and `n`, as a claim is recorded with."""
-        return {"value": self.value, "interval": self.interval, "n": self.n}
 
     def shifted(self, by: float) -> "Estimate":
         """The same estimate with a known constant added to value and interval."""
@@ -109,7 +109,7 @@ def crossed_bootstrap(
         seed: Of the resampling.
 
     Returns:
-        The statistic, its 95 % interval, and n, the number of cells.
+        The statistic and its 95 % interval; n is the length of the shortest axis.
 
     Raises:
         ValueError: a value is missing (nan), or an axis holds a single entry.
@@ -123,7 +123,7 @@ def crossed_bootstrap(
     def of_cells(*picked: np.ndarray) -> float:
         return statistic(values[np.ix_(*picked)])
 
-    return resampled(values.shape, of_cells, values.size, seed)[0]
+    return resampled(values.shape, of_cells, min(values.shape), seed)[0]
 
 
 def over_cells(
@@ -139,7 +139,7 @@ def over_cells(
         seed: Of the resampling.
 
     Returns:
-        n counts cells.
+        n as `crossed_bootstrap`.
 
     Raises:
         ValueError: as `crossed_bootstrap`.
@@ -175,6 +175,61 @@ def ratio_bootstrap(
         return None
     # The few resamples without a whole come out as very large instead of endless.
     return over_cells(np.stack([part, whole]), lambda means: means[0] / max(means[1], 1e-9), seed)
+
+
+def paired_difference(
+    effect: Float[np.ndarray, "..."],
+    control: Float[np.ndarray, "..."],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of the effect minus that of the control, their cells resampled together.
+
+    Args:
+        effect: As in `crossed_bootstrap`, e.g. [prompt, seed].
+        control: One number per cell of `effect`.
+        statistic: Number from an array of the same rank.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: as `crossed_bootstrap`, or the two have different shapes.
+    """
+    if np.shape(effect) != np.shape(control):
+        raise ValueError(
+            f"effect {np.shape(effect)} and control {np.shape(control)} have different cells"
+        )
+    both = np.stack([np.ravel(effect), np.ravel(control)]).astype(float)
+    if np.isnan(both).any():
+        raise ValueError("effect or control holds nan: both are needed in every cell")
+    cells = np.arange(both.shape[1], dtype=float).reshape(np.shape(effect))
+
+    def apart(picked: np.ndarray) -> float:
+        first, second = both[:, picked.astype(int)]
+        return statistic(first) - statistic(second)
+
+    return crossed_bootstrap(cells, apart, seed)
+
+
+def independent_difference(effect: Estimate, control: Estimate) -> Estimate:
+    """Effect minus control of two estimates that share no units.
+
+    The interval comes from the two intervals by the method of variance estimates recovery (Zou
+    and Donner 2008): each end is as far from the difference as the root of the summed squares of
+    the two distances that lie on its side. It is exact for normal estimates and keeps the skew of
+    others.
+
+    Returns:
+        n is the smaller of the two.
+    """
+    value = effect.value - control.value
+    down = np.hypot(effect.value - effect.low, control.high - control.value)
+    up = np.hypot(effect.high - effect.value, control.value - control.low)
+    return Estimate(value, float(value - down), float(value + up), min(effect.n, control.n))
+
+
+def exact(value: float | int) -> Estimate:
+    """A number that is counted and not sampled: its interval has no width, and n is 1."""
+    return Estimate(float(value), float(value), float(value), 1)
 
 
 def mean_cosine_bootstrap(
@@ -256,13 +311,13 @@ def superiority_bootstrap(
     """Chance that a draw of `first` exceeds one of `second`, both groups resampled.
 
     Returns:
-        The chance (area under the ROC curve), its 95 % interval, n = len(first).
+        The chance (area under the ROC curve), its 95 % interval; n is the smaller group's.
     """
 
     def chance(some: np.ndarray, others: np.ndarray) -> float:
         return probability_of_superiority(first[some], second[others])
 
-    return resampled([len(first), len(second)], chance, len(first), seed)[0]
+    return resampled([len(first), len(second)], chance, min(len(first), len(second)), seed)[0]
 
 
 def paired_effect_size(differences: Float[np.ndarray, "..."]) -> float:

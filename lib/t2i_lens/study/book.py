@@ -14,9 +14,10 @@ from rich.console import Console
 
 from t2i_lens.base.files import file_digest, replace_folder, write
 from t2i_lens.base.paths import BUILD, DATA, ROOT
-from t2i_lens.study.claims import compare_records, load_claims, load_records, scoreboard_markdown
+from t2i_lens.study.claims import compare_records, load_claims, load_records, without_room
 from t2i_lens.study.execute import STAMP, Job, RunError
 from t2i_lens.study.processes import die_with_parent, temporary_folder
+from t2i_lens.study.scoreboard import scoreboard_markdown
 from t2i_lens.study.verdicts import Record
 
 SOURCE = ROOT / "book"
@@ -86,6 +87,11 @@ def drift(jobs: list[Job]) -> list[str]:
     measured = fresh(jobs)
     profiles = {job.target.parent.name for job in jobs}
     return compare_records([r for r in load_records(RECORDED) if r.profile in profiles], measured)
+
+
+def roomless(jobs: list[Job]) -> list[str]:
+    """Claims of finished runs that had no room and do not say why they stay, a message each."""
+    return without_room(load_claims(), fresh(jobs))
 
 
 def figure(job: Job, cell: str) -> bytes:

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.study import book as pages
-from t2i_lens.study import claims, embeddings_cli, execute, verdicts
+from t2i_lens.study import claims, embeddings_cli, execute
+from t2i_lens.study import scoreboard as board
 from t2i_lens.study.parameters import check
 
 # Heavy modules are imported by the command that needs them: `book` must answer at once.
@@ -35,6 +37,8 @@ def book() -> None:
     console.print(f"{what}: {pages.SITE / 'index.html'}", highlight=False, soft_wrap=True)
     count, fresh = len(executed), len(jobs) - len(executed)
     console.print(f"{count} of {len(jobs)} executed, {fresh} up to date", highlight=False)
+    for message in pages.roomless(jobs):
+        console.print(message, highlight=False, markup=False)
     _report(pages.drift(jobs))
 
 
@@ -87,20 +91,19 @@ def show_claims(
         return
     stated, recorded = claims.load_claims(), claims.load_records(pages.RECORDED)
     if json:
-        print(claims.claims_json(stated, recorded))
+        print(board.claims_json(stated, recorded))
         return
-    table = Table("claim", "profile", "verdict", "value", "statement")
-    for row in claims.table(stated, recorded):
-        value = "" if row["value"] is None else f"{row['value']:.3g}"
-        verdict = f"{verdicts.MARKS[row['verdict']]} {row['verdict']}"
-        table.add_row(row["id"], row["profile"], verdict, value, row["statement"])
+    table = Table("claim", "profile", *board.COLUMNS, "statement")
+    for claim, record in board.rows(stated, recorded):
+        texts = (escape(text) for text in board.row_texts(record).values())
+        table.add_row(record.id, record.profile, *texts, claim.statement)
     Console().print(table)
 
 
 @claims_app.command()
 def scoreboard() -> None:
     """Print the scoreboard of the recorded verdicts in Markdown."""
-    print(claims.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
+    print(board.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.models.profiles import PROFILES
-from t2i_lens.study.claims import markdown_row
+from t2i_lens.study.scoreboard import markdown_row
 from t2i_lens.study.support import load_support, reason_against
 
 CAPTURE = DATA / "results" / "capture.json"
