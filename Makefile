@@ -16,7 +16,7 @@ SOURCES := lib tests notebooks book/_ext
 help: ## list the targets
 	@awk -F': .*## ' '/^[a-z]+:.* ## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-env: $(READY) ## create .venv from the lock, or renew it if the lock changed
+env: $(READY) ## create .venv from the lock, or renew it when the lock has changed
 
 $(LOCKED): $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed: make PYTHON=...")'
@@ -38,19 +38,19 @@ $(ENGINE): lib/requirements-sweep.lock
 book: $(READY) ## execute the notebooks that are out of date and build build/book/index.html
 	@$(BIN)/t2i-lens book
 
-sweep: $(READY) $(ENGINE) ## run a grid: CONFIG=notebooks/sweeps/norms.yaml; on a cluster: see notebooks/Snakefile
+sweep: $(READY) $(ENGINE) ## run a grid of notebooks: CONFIG=notebooks/sweeps/norms.yaml; clusters: notebooks/Snakefile
 	@$(BIN)/t2i-lens sweep $(CONFIG) $(ARGS)
 
-test: $(READY) $(ENGINE) ## all tests; executes every notebook anew and compares its claims
+test: $(READY) $(ENGINE) ## run all tests; executes the notebooks that are out of date and compares their claims
 	$(BIN)/python -m pytest
 
-smoke: $(READY) ## the quick tests only
+smoke: $(READY) ## run the quick tests only
 	$(BIN)/python -m pytest -m "not notebooks"
 
-offline: $(READY) ## the quick tests with the network cut off
+offline: $(READY) ## run the quick tests without a network
 	tests/offline/run.sh $(BIN)/python -m "not notebooks"
 
-lint: $(READY) ## style, import order of the modules, notebooks without outputs
+lint: $(READY) ## check style, import order of the modules, and that notebooks have no outputs
 	$(BIN)/ruff check --config lib/pyproject.toml $(SOURCES)
 	$(BIN)/ruff format --check --config lib/pyproject.toml $(SOURCES)
 	cd lib && ../$(BIN)/lint-imports --no-cache --config pyproject.toml
@@ -59,20 +59,20 @@ lint: $(READY) ## style, import order of the modules, notebooks without outputs
 quality: $(READY) ## measure the toybox: data/models/toybox/quality.json and a contact sheet
 	$(BIN)/python -m t2i_lens.toybox.quality
 
-inversions: $(READY) ## train the placeholder tokens that are missing or of another model
+inversions: $(READY) ## train the placeholder tokens that are missing or belong to another model
 	@$(BIN)/t2i-lens invert
 
-doses: $(READY) ## draw every learned token at several steps of its training; says first what it costs
+doses: $(READY) ## draw every learned token at several steps of its training; prints a time estimate first
 	@$(BIN)/t2i-lens doses
 
-bench: $(READY) ## time sampling, textual inversion and capture on this machine; keep it quiet
+bench: $(READY) ## time sampling, textual inversion and recording; run nothing else at the same time
 	cd lib && ../$(BIN)/python -m benchmarks.bench
 	cd lib && ../$(BIN)/python -m benchmarks.bench_capture
 
-record: $(READY) ## accept what the notebooks measure as the record to compare with
+record: $(READY) ## make the measured claims the records that later runs are compared with
 	@$(BIN)/t2i-lens record
 
-clean: ## delete what was generated, but not the environment
+clean: ## delete generated files, but not the environment
 	rm -rf build/runs build/trials build/results build/failed build/tmp build/book build/book.json \
-	  build/book.log book/chapters book/scoreboard.md \
+	  build/book.log build/matplotlib book/chapters book/scoreboard.md \
 	  book/profiles.md book/capture.md book/toybox book/_static/mathjax

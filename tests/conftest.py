@@ -26,21 +26,27 @@ class Project:
     def build(self) -> Path:
         return self.root / "build"
 
-    def python(self, *arguments: str) -> subprocess.CompletedProcess:
-        environment = os.environ | {
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        """Begin a python process as a user of the project would."""
+        given = os.environ | {
             "T2I_LENS_ROOT": str(self.root),
             "PYTHONPATH": str(self.library),
             "NO_COLOR": "1",
             "COLUMNS": "200",
         }
-        environment.pop("T2I_LENS_BUILD", None)
-        command = [sys.executable, *arguments]
-        return subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=1500
-        )
+        given.pop("T2I_LENS_BUILD", None)
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=self.root, env=given | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.python("-m", "t2i_lens.study.cli", *arguments)
+    def python(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        with self.start(*arguments, **environment) as process:
+            output, errors = process.communicate(timeout=1500)
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return self.python("-m", "t2i_lens.study.cli", *arguments, **environment)
 
     def notebook(self, name: str, *cells: str, parameters: str = "") -> Path:
         """Write a notebook of code cells that leaves what the driver expects of a run."""

@@ -1,7 +1,7 @@
-"""Speed of the toybox on this machine: ``make bench`` prints and keeps it beside the weights.
+"""Benchmark of sampling, textual inversion and localisation on the toybox: pictures per second.
 
-Ratios come from one run in which the two sides take turns, so that what else the machine does falls
-on both alike.
+`make bench` prints the numbers and writes them next to the weights. The two sides of a ratio take
+turns in one run, so that other work on the machine affects both alike.
 """
 
 import json
@@ -55,7 +55,7 @@ def rates(work: dict[str, tuple[int, Callable[[], object]]], rounds: int) -> dic
 
 
 def ratio(measured: dict[str, list[float]], name: str, peer: str) -> dict[str, float]:
-    """``name`` over ``peer``, round by round: median, lowest, highest."""
+    """`name` over `peer`, round by round: median, lowest, highest."""
     each = [a / b for a, b in zip(measured[name], measured[peer], strict=True)]
     return summary(each)
 
@@ -127,7 +127,7 @@ def localisation_rates(pipe, rounds: int = ROUNDS) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Measure, print, and write ``data/models/toybox/bench.json``."""
+    """Measure, print, and write `data/models/toybox/bench.json`."""
     profile = profiles.get("toybox")
     pipe, concepts = profiles.load(profile), embeddings.load_concepts()
     pipe.set_progress_bar_config(disable=True)

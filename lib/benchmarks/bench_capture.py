@@ -1,8 +1,8 @@
-"""What recording cross-attention costs on Stable Diffusion's real sizes; part of ``make bench``.
+"""Benchmark of recording cross-attention at Stable Diffusion's sizes: seconds, bytes, operations.
 
-Times are of the processor and of one thread, so that other work on the machine counts little,
-and all tools take turns in one run. A layer is called several times where it stands in the
-step, with what the tool hooked to it.
+Part of `make bench`. Times are processor times of one thread, so that other work on the machine
+counts little, and all tools take turns in one run. A layer is called several times at its place in
+the step, with the hooks of the tool.
 """
 
 import gc
@@ -173,7 +173,7 @@ def measure(pipe, rounds: int = ROUNDS, repeats: int = REPEATS) -> dict[str, Any
 
 
 def main() -> None:
-    """Measure, print, and write ``data/results/capture.json``, which the book shows."""
+    """Measure, print, and write `data/results/capture.json`, which the book shows."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     print("about 15 min, 6 GB of memory; keep the machine quiet meanwhile", flush=True)

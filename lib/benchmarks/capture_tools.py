@@ -1,7 +1,7 @@
-"""Ways to record cross-attention, ours and others', opened and asked alike, so as to compare them.
+"""Tools that record cross-attention, ours and others, behind one interface for the benchmark.
 
-Pipelines here are a real U-Net configuration with random weights, or without any on the meta
-device: what recording costs does not depend on what the weights are.
+Pipelines here have a real U-Net configuration with random weights, or no weights on the meta
+device: the cost of recording does not depend on the weights.
 """
 
 import tempfile
@@ -196,7 +196,8 @@ class Operations(TorchDispatchMode):
 def operations(unet: nn.Module, draw: Callable[[], object]) -> list[int]:
     """Operations in every call of a cross-attention layer, with what a tool adds to it.
 
-    Args: draw: Runs steps, inside the context of a tool that is opened already.
+    Args:
+        draw: Runs steps, inside the context of a tool that is opened already.
     """
     with Operations() as counter:
 

@@ -1,7 +1,7 @@
-"""Textual inversion as the diffusers example documents it, plain: what `bench` compares with.
+"""Textual inversion as in the diffusers example, without shortcuts: the baseline of `bench`.
 
 Every step encodes its pictures, tokenizes its captions, back-propagates into the whole embedding
-table, lets AdamW step over it and then puts all other rows back.
+table, lets AdamW update the whole table and then restores all other rows.
 
 Source: Gal et al. 2022, and the behaviour of diffusers' `textual_inversion.py`.
 """
@@ -50,8 +50,11 @@ def train_plainly(
 ) -> torch.Tensor:
     """Trains the placeholder of one concept in the pipeline given; one vector, float32.
 
-    Returns: Its row, [1, d_model]. The placeholder stays in the pipeline.
-    Raises: ValueError: the pipeline has the placeholder already.
+    Returns:
+        Its row, [1, d_model]. The placeholder stays in the pipeline.
+
+    Raises:
+        ValueError: the pipeline has the placeholder already.
     """
     (placeholder,) = add_placeholder(pipe, concept.placeholder_token, 1)
     table = pipe.text_encoder.get_input_embeddings()

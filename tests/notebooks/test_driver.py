@@ -1,8 +1,12 @@
 """The driver on a small project of its own: a failure leaves nothing, what stands stays."""
 
 import json
+import re
 import shutil
+import signal
+import time
 
+import psutil
 import pytest
 
 from t2i_lens.base.paths import ROOT
@@ -10,8 +14,34 @@ from t2i_lens.base.paths import ROOT
 pytestmark = pytest.mark.notebooks
 
 
+SLOW = "import pathlib, time\npathlib.Path('../began').touch()\ntime.sleep(600)"
+
+
 def last_line(result) -> str:
     return (result.stderr or result.stdout).strip().splitlines()[-1]
+
+
+def change(notebook, cell: str, source: str) -> None:
+    """Give a cell of a notebook another source."""
+    content = json.loads(notebook.read_text())
+    (found,) = (c for c in content["cells"] if c["id"] == cell)
+    found["source"] = source
+    notebook.write_text(json.dumps(content))
+
+
+def until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def runs(process) -> bool:
+    """Whether a process is there; one that ended and waits to be collected is not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_failing_notebook_leaves_no_run_that_counts_as_done(project):
@@ -54,6 +84,93 @@ def test_a_notebook_that_stands_is_not_executed_again(project):
     again = project.cli("run", "01_tiny")
     assert again.returncode == 0 and "is up to date" in again.stdout
     assert stamp.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_no_worker_and_no_kernel_outlives_a_driver_that_is_killed(project, how):
+    project.notebook("02_slow", SLOW)
+    driver = project.start("-m", "t2i_lens.study.cli", "run", "02_slow")
+    until((project.root / "began").exists, 120)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert any("ipykernel_launcher" in " ".join(child.cmdline()) for child in children)
+    temporary = project.build / "tmp"
+    assert list(temporary.iterdir())
+    driver.send_signal(how)
+    driver.communicate(timeout=30)
+    assert driver.returncode == (130 if how == signal.SIGTERM else -signal.SIGKILL)
+    until(lambda: not any(map(runs, children)), 10)
+    assert bool(list(temporary.iterdir())) == (how == signal.SIGKILL)
+    project.notebook("03_quick", "1 + 1")
+    result = project.cli("run", "03_quick")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert list(temporary.iterdir()) == []
+    assert not list(project.build.glob("trials/02_slow-*"))
+
+
+def test_the_settings_of_the_user_do_not_reach_a_run(project, tmp_path):
+    settings = tmp_path / "settings"
+    startup = settings / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00-intruder.py").write_text("intruder = 1")
+    (settings / "matplotlibrc").write_text("figure.facecolor: red")
+    change(
+        project.root / "notebooks" / "01_tiny.ipynb",
+        "measure",
+        "table = np.random.default_rng(seed).normal(size=(rows, 4)) * [scale, 1, 1, 1]\n"
+        "spectrum = run.cached('spectrum', embedding_geometry.spectrum, rows=table, seed=seed)\n"
+        "share = spectrum['centred'][0].item()\n"
+        "assert 'intruder' not in globals() and 'os' not in globals()\n"
+        "assert plt.rcParams['figure.facecolor'] == 'white'",
+    )
+    result = project.cli(
+        "run", "01_tiny", MPLBACKEND="agg", IPYTHONDIR=str(settings), MPLCONFIGDIR=str(settings),
+        MATPLOTLIBRC=str(settings), JUPYTER_CONFIG_DIR=str(settings),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    (executed,) = project.build.glob("trials/01_tiny-*/notebook.ipynb")
+    cells = {c["id"]: c for c in json.loads(executed.read_text())["cells"]}
+    assert any("image/png" in output["data"] for output in cells["figure"]["outputs"])
+
+
+def test_a_figure_cell_without_a_picture_fails_the_chapter(project):
+    change(project.root / "notebooks" / "01_tiny.ipynb", "figure", "1 + 1")
+    result = project.cli("run", "01_tiny")
+    assert result.returncode == 1
+    assert last_line(result).startswith("error: 01_tiny, cell figure: the figure shows no picture")
+    assert not list(project.build.rglob("stamp.json"))
+
+
+def test_a_file_that_does_not_exist_is_not_taken_for_a_notebook_of_its_name(project):
+    result = project.cli("run", "elsewhere/01_tiny.ipynb")
+    assert result.returncode == 1
+    assert result.stderr == "error: no file 'elsewhere/01_tiny.ipynb'\n"
+
+
+def test_a_second_book_executes_nothing_and_says_so(recorded):
+    stamps = {f: f.stat().st_mtime_ns for f in recorded.build.rglob("stamp.json")}
+    assert stamps
+    result = recorded.cli("book")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "1 notebook: 1 up to date"
+    assert result.stdout.splitlines()[-1] == "0 of 1 executed, 1 up to date"
+    assert {f: f.stat().st_mtime_ns for f in recorded.build.rglob("stamp.json")} == stamps
+
+
+def test_the_driver_says_before_it_starts_what_it_will_do_and_for_how_long(recorded, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(recorded.root, root)
+    project = type(recorded)(root)
+    (run,) = project.build.glob("runs/*/01_tiny/run.json")
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"seconds": 120.0}))
+    result = project.cli("book")
+    plan, reason, done, *_ = result.stdout.splitlines()
+    assert plan == (
+        "1 notebook: 0 up to date, 1 to execute, 1 at a time; about 2.0 min, "
+        "by the last times of 1 of them"
+    )
+    assert "run.json is damaged" in reason
+    assert re.fullmatch(r"01_tiny: done, \d+ s \(1 of 1\)", done)
+    assert result.stdout.splitlines()[-1] == "1 of 1 executed, 0 up to date"
 
 
 def test_a_damaged_result_is_computed_anew(project):
@@ -111,7 +228,9 @@ def test_the_claims_are_printed_as_json(recorded):
     result = recorded.cli("claims", "--json")
     (row,) = json.loads(result.stdout)
     assert row["id"] == "B01" and row["profile"] == "toybox" and row["verdict"] == "reproduced"
-    assert row["value"] > 0.2 and row["interval"] and row["n"] == 40 and row["control"] == 0.25
+    assert row["value"] > 0.2 and row["interval"] and row["n"] == 40
+    assert row["control"]["value"] == 0.25
+    assert row["difference"]["pairing"] == "independent"
     assert row["result"].startswith("spectrum-")
 
 

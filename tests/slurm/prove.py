@@ -27,7 +27,8 @@ retries: 2
 SHARE = """
 import time
 import numpy as np
-from t2i_lens.claims import Record, judge_claim, load_claims, write_records
+from t2i_lens.study.claims import load_claims, write_records
+from t2i_lens.study.verdicts import Difference, Number, Record, judge_claim
 table = np.random.default_rng(seed).normal(size=(rows, 4)) * [3, 1, 1, 1]
 spread = table.var(axis=0)
 share = float(spread.max() / spread.sum())
@@ -35,10 +36,13 @@ time.sleep(5)
 """
 LEAVE = """
 import pathlib, os
-interval = (share - 0.01, share + 0.01)
-verdict = judge_claim(load_claims()["B01"], "toybox", share, interval)
+found = Number(value=share, interval=(share - 0.01, share + 0.01))
+control = Number(value=0.25, interval=(0.25, 0.25))
+apart = share - 0.25
+difference = Difference(value=apart, interval=(apart - 0.01, apart + 0.01), pairing="independent")
+verdict = judge_claim(load_claims()["B01"], "toybox", found, difference)
 record = Record(id="B01", profile="toybox", notebook="02_share", verdict=verdict, value=share,
-                interval=interval, n=rows, control=0.25)
+                interval=found.interval, n=rows, control=control, difference=difference)
 write_records([record], pathlib.Path(os.environ["T2I_LENS_RUN"]) / "claims.json")
 """
 SLURM = (

@@ -16,6 +16,7 @@ from t2i_lens.inversion.published_files import LearnedToken
 from t2i_lens.judging import judges
 from t2i_lens.judging.protocols import FOUND, Judge
 from t2i_lens.models import profiles
+from t2i_lens.study.subject import Subject
 from t2i_lens.toybox import tokenizer
 from t2i_lens.toybox.judge import Judge as ToyboxJudge
 from t2i_lens.toybox.likeness import PictureEye, likeness
@@ -64,13 +65,13 @@ def test_a_learned_concept_is_looked_for_by_its_class_word(detector):
 
 
 def test_the_nouns_are_those_of_prompts_and_of_the_profiles_own_tokens(tmp_path, monkeypatch):
-    for module in (judges, published_files):
-        monkeypatch.setattr(module, "folder_of", lambda profile: tmp_path / profile)
-    assert "bicycle" in judges.nouns_of("sd15") and "gizmo" not in judges.nouns_of("sd15")
+    monkeypatch.setattr(published_files, "folder_of", lambda profile: tmp_path / profile)
+    before = judges.nouns_of(tmp_path / "sd15")
+    assert "bicycle" in before and "gizmo" not in before
     for name, class_word in {"<my-gizmo>": "gizmo", "<fox>": "dog"}.items():
         token = LearnedToken(name, (torch.ones(1, 4),), "diffusers")
         published_files.add_tokens([token], class_word, "sd15", "mine.bin")
-    nouns = judges.nouns_of("sd15")
+    nouns = judges.nouns_of(tmp_path / "sd15")
     assert nouns["my_gizmo"] == nouns["gizmo"] == "gizmo"
     assert nouns["fox"] == "fox"  # prompts ask for it: not for any dog
 
@@ -82,12 +83,13 @@ def test_likeness_of_a_picture_to_itself_is_one_and_no_other_is_liker(encoder):
 
 
 def test_the_toybox_keeps_its_own_judge_and_eye():
-    assert isinstance(judges.judge_for("toybox").get(), ToyboxJudge)
-    assert isinstance(judges.eye_for("toybox").get(), PictureEye)
+    toybox = Subject("toybox")
+    assert isinstance(toybox.judge.get(), ToyboxJudge)
+    assert isinstance(toybox.eye.get(), PictureEye)
 
 
 def test_without_hub_and_cache_the_detector_is_named_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles.huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(profiles.huggingface_hub, "HfApi", lambda: None)  # as without a network
     with pytest.raises(OSError, match=r"^google/owlv2-base-patch16-ensemble is neither"):
-        judges.judge_for("sd15")
+        judges.public_judge(tmp_path)

@@ -8,8 +8,10 @@ import pytest
 
 from t2i_lens.base.paths import ROOT
 from t2i_lens.study.book import toc
+from t2i_lens.study.claims import load_claims
 from t2i_lens.study.execute import NOTEBOOKS
 
+CLAIMS = load_claims()
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 LONGEST_CELL = 20  # lines, imports apart
 
@@ -59,9 +61,23 @@ def test_a_notebook_opens_in_colab_at_the_tag_of_its_setup(file):
 
 
 @each_notebook
-def test_a_notebook_records_a_claim_with_a_control(file):
+def test_a_notebook_records_every_claim_of_its_chapter(file):
+    code = "\n".join(source(cell) for cell in cells(file, "code"))
+    owed = {claim.id for claim in CLAIMS.values() if claim.chapter == file.stem}
+    assert owed and [id for id in owed if f'"{id}"' not in code] == []
+
+
+@each_notebook
+def test_a_notebook_gives_each_claim_the_control_that_it_names(file):
     code = "\n".join(source(cell) for cell in tagged(file, "claims"))
-    assert "run.claim(" in code and "control=" in code
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func) == "run.claim"]
+    assert calls
+    for call in calls:
+        given = {keyword.arg for keyword in call.keywords}
+        if isinstance(call.args[0], ast.Constant) and "reason" not in given:
+            id = call.args[0].value
+            assert ("control" in given) == (CLAIMS[id].control.alone is None), id
 
 
 @each_notebook

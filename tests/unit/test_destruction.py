@@ -73,11 +73,10 @@ def test_a_prompt_without_one_slot_and_its_context_is_refused(tmp_path, text):
         destruction.load_prompts("bad", file)
 
 
-def test_a_missing_quality_file_leaves_the_judge_unmeasured(tmp_path):
-    file = tmp_path / "quality.json"
-    assert destruction.judge_scores(file) == {"recall": None, "precision": None}
-    file.write_text(json.dumps({"judge": {"recall_mean_per_noun": 0.97}}))
-    assert destruction.judge_scores(file) == {"recall": 0.97, "precision": None}
+def test_what_quality_lacks_leaves_the_judge_unmeasured():
+    assert destruction.judge_scores({}) == {"recall": None, "precision": None}
+    some = {"judge": {"recall_mean_per_noun": 0.97}}
+    assert destruction.judge_scores(some) == {"recall": 0.97, "precision": None}
 
 
 def test_found_shares_count_what_each_prompt_asks_for():

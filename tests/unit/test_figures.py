@@ -1,143 +1,160 @@
-"""Figures are drawn, once, in one width, and leave matplotlib's settings alone."""
+"""Figures are drawn, once, in one width, with their n, and leave matplotlib's settings alone."""
 
 import io
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 
-from t2i_lens.figures import (
-    curve_figures,
-    embedding_figures,
-    heat_map_figures,
-    histograms,
-    intervals,
-    pictures,
-    style,
-)
-from t2i_lens.figures.localisation_figures import layer_responses
+from t2i_lens.figures import groups, heat_maps, histograms, intervals, pictures, style
+from t2i_lens.figures.curves import Curve, curves, equality, spread
+from t2i_lens.figures.heat_maps import Grid
 from t2i_lens.stats.bootstrap import Estimate
 
-RNG = np.random.default_rng(0)
 ESTIMATE = Estimate(0.5, 0.3, 0.8, 12)
 
 
+def rng():
+    return np.random.default_rng(0)
+
+
 def picture_grid():
-    drawn = RNG.integers(0, 255, (2, 3, 8, 8, 3), dtype=np.uint8)
+    drawn = rng().integers(0, 255, (2, 3, 8, 8, 3), dtype=np.uint8)
     return pictures.picture_grid(drawn, ["a", "b"], [0, 1, 2], [["note"] * 3] * 2)
 
 
-def compared_arms():
-    arms = {"TI token": ESTIMATE, "class word": ESTIMATE}
-    roles = {"TI token": "placeholder", "class word": "content"}
-    return intervals.compared_arms({"hero": arms}, {"hero": ESTIMATE}, roles, "lost", "difference")
-
-
-def marked_histogram():
-    groups = {"tokens": (RNG.normal(size=100), "content")}
-    marks = {"BOS": (0.5, "bos"), "TI": (np.ones(3), "placeholder"), "mean": (ESTIMATE, "law")}
-    return histograms.marked_histogram(groups, np.linspace(-3, 3, 13), marks, "norm")
-
-
-def density_panels():
-    counts = {"tokens": (np.array([1, 2, 1]), "content")}
-    return histograms.density_panels({"cosine": counts}, {"cosine": np.linspace(-1, 1, 4)})
-
-
-def norm_ratios():
-    rows = [("here", 3.0, "placeholder"), ("there", 1.7, "bos")]
-    return embedding_figures.norm_ratios(pd.DataFrame(rows, columns=["source", "ratio", "role"]))
-
-
-def norm_growth():
-    curve = np.array([[1.0, 2.0]])
-    panel = dict.fromkeys(("norms", "law", "no_decay", "straight"), curve)
-    return embedding_figures.norm_growth({"here": panel | {"steps": np.array([10, 20])}})
-
-
-def spectra():
-    shares = {"centred": (np.array([0.7, 0.3]), "content")}
-    law = (np.array([0.5, 1.0]), np.array([1.0, 0.5]))
-    return embedding_figures.spectra(shares, {"all": (np.array([0.6, 1.4]), "content")}, law)
-
-
-def plane():
-    return embedding_figures.plane({"tokens": (RNG.normal(size=(5, 2)), "content")}, ("a", "b"))
-
-
 def token_maps():
-    pictures = RNG.integers(0, 255, (2, 8, 8, 3), dtype=np.uint8)
-    pieces = [["a", "b", "c"]] * 2
-    maps = RNG.random((2, 3, 4, 4))
-    return heat_map_figures.token_maps(pictures, maps, pieces, ["x", "y"], "share", floor=1e-3)
+    shown = rng().integers(0, 255, (2, 8, 8, 3), dtype=np.uint8)
+    maps, pieces = rng().random((2, 3, 4, 4)), [["a", "b", "c"]] * 2
+    return pictures.token_maps(shown, maps, pieces, ["x", "y"], "share", floor=1e-3)
 
 
-def norms_by_role():
-    values = {
-        "BOS": {"TI token": Estimate(2000.0, 1900.0, 2100.0, 4)},
-        "words": {"TI token": ESTIMATE},
+def compared_arms():
+    arms = {"TI token": ESTIMATE, "class word": Estimate(0.2, 0.1, 0.4, 12)}
+    roles = {"TI token": "placeholder", "class word": "content"}
+    values = {"hero": arms, "other": arms}
+    return intervals.compared_arms(values, {"hero": ESTIMATE}, roles, "lost", "difference")
+
+
+def forest():
+    rows = {"norm": {"alone": ESTIMATE, "given": ESTIMATE}, "share": {"alone": ESTIMATE}}
+    roles = {"alone": "placeholder", "given": "law"}
+    return intervals.forest({"correlation": rows, "lost": rows}, roles)
+
+
+def forest_of_norms():
+    rows = {
+        "BOS": {"TI token": Estimate(2000.0, 1900.0, 2100.0, 4), "printed": (2000.0, 3000.0)},
+        "published": {"TI token": np.array([3.0, 40.0])},
     }
-    roles = {"TI token": "placeholder"}
-    return heat_map_figures.norms_by_role(values, roles, 3200.0, {"words": (10.0, 70.0)}, "norm")
+    roles = {"TI token": "placeholder", "printed": "law", "cap": "bos"}
+    marks = {"norm (log scale)": {"cap": 3200.0}}
+    return intervals.forest({"norm (log scale)": rows}, roles, log=True, marks=marks)
 
 
-def norms_where():
-    curves = {"BOS": (np.array([60.0, 50.0]), "bos", "-")}
-    markers = {"BOS": (np.array([60.0, 40.0, 50.0]), "bos", "o")}
-    return heat_map_figures.norms_where(curves, markers, ["down.0.0", "mid.0", "up.1.0"], 64.0)
+def forest_of_layers():
+    zero, rounding = Estimate(0.0, 0.0, 0.0, 8), Estimate(1e-17, 0.0, 2e-17, 8)
+    panels = {"word": ([zero, rounding], zero, rounding)}
+    return intervals.layer_responses(panels, ["down.0.0", "up.1.0"], "lost")
 
 
 def dose_curves():
-    curves = {"TI token": ([ESTIMATE] * 3, "placeholder", "-")}
-    doses, marks = np.array([0.5, 1, 2]), {"own": (1.5, "law")}
-    panels = {"lost": curves, "found": curves}
-    return curve_figures.dose_curves(doses, panels, "norm", log=True, marks=marks)
+    doses = np.array([0.5, 1, 2])
+    some = {"TI token": Curve(doses, [ESTIMATE] * 3, "placeholder")}
+    panels, marks = {"lost": some, "found": some}, {"own": (1.5, "law")}
+    return curves(panels, "norm (log scale)", log="x", marks=marks, ticks=doses)
 
 
-def interval_panels():
-    rows = {"norm": {"alone": ESTIMATE, "given": ESTIMATE}, "share": {"alone": ESTIMATE}}
-    roles = {"alone": "placeholder", "given": "law"}
-    return intervals.interval_panels({"correlation": rows, "lost": rows}, roles)
+def rows_of_curves():
+    steps, norms = np.array([10, 20]), np.array([[1.0, 2.0], [1.5, 2.2]])
+    top = {
+        "measured": Curve(steps, norms, "placeholder", "-"),
+        "law": Curve(steps, norms[0], "law"),
+    }
+    below = {"measured": Curve(steps, norms / norms[0], "placeholder", "-")}
+    panels = {"here": top, "there": top, "": below, " ": below}
+    return curves(panels, "training step", ["norm", "measured / law"], columns=2)
 
 
-def norm_laws():
+def curves_of_samples():
+    some = {"class word": spread([1, 2, 3], rng().random((5, 3)), "content")}
+    return curves({"to BOS": some, "to itself": some}, "layer", "attention", limits=(0.0, 1.0))
+
+
+def curves_of_shades():
     steps = np.arange(0, 30, 10)
-    curves = {label: (steps, np.sqrt(steps + 1.0), np.sqrt(steps + 1.1)) for label in "ab"}
-    return curve_figures.norm_laws({"rate": curves, "decay": curves, "start": curves, "x": curves})
+    some = {f"{n}": Curve(steps, np.sqrt(steps + n), n / 3, "-") for n in range(4)}
+    return curves(dict.fromkeys("abcd", some), "step", "norm", columns=3, own_legends=True)
 
 
-def against_causes():
-    values, early = RNG.normal(size=20), np.arange(20) < 8
-    groups = {"TI tokens": (early, "placeholder"), "class words": (~early, "content")}
-    return curve_figures.against_causes(
-        {"norm": values, "share": values**2}, values + 1, groups, "objects lost"
-    )
+def curves_of_names():
+    cells = {"TI direction": Curve(["mean", "own"], [ESTIMATE, ESTIMATE], "placeholder")}
+    return curves({"": cells}, "norm forced to", "attention", limits=(0.0, 1.0))
 
 
-def outcome_against():
-    curves = {"hero": (np.array([0.9, 0.5]), np.array([1.0, 0.2]), "placeholder")}
-    return curve_figures.outcome_against(curves, "attention", "presence", 0.5)
+def clouds():
+    x, y = rng().uniform(0.1, 1, (2, 120))
+    many, few = Curve(x, y, "content", "o"), Curve(x[:9], y[:9], "placeholder", "x")
+    panel = {"tokens": many, "TI tokens": few, "equal": equality(many)}
+    return curves({"all": panel, "norm": panel}, "predicted", "measured")
+
+
+def heat_maps_of_heads():
+    panels = {t: Grid(rng().uniform(-1, 1, (3, 2)), ["1", "2", "3"], [1, 2]) for t in "ab"}
+    return heat_maps.heat_maps(panels, "correlation", (-1.0, 1.0), centre=0.0, form=".2f")
+
+
+def heat_maps_of_words():
+    pattern = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
+    said = {"layer 1": ["BOS", "a", "toy"], "layer 2": ["BOS", "a"]}
+    panels = {title: heat_maps.looked_back(pattern, words) for title, words in said.items()}
+    labels = ("key (looked at)", "query (looks)")
+    return heat_maps.heat_maps(panels, "attention", (0.0, 1.0), axes_labels=labels, marked=(1, 1))
+
+
+def marked_histogram():
+    some = {"tokens": (rng().normal(size=100), "content")}
+    marks = {"BOS": (0.5, "bos"), "TI": (np.ones(3), "placeholder"), "mean": (ESTIMATE, "law")}
+    return histograms.marked_histogram(some, np.linspace(-3, 3, 13), marks, "norm")
+
+
+def density_panels():
+    counts = {"tokens": (np.array([1, 2, 1]), "content"), "rows": (np.array([2, 1, 2]), "random")}
+    edges = {"cosine": np.linspace(-1, 1, 4), "eigenvalue": np.geomspace(0.1, 10, 4)}
+    laws = {"Marchenko–Pastur": (np.array([0.5, 1.0]), np.array([1.0, 0.5]))}
+    return histograms.density_panels(dict.fromkeys(edges, counts), edges, laws)
+
+
+def grouped_dots():
+    rows = {"TI token": (rng().dirichlet([1, 1, 1], 4), "placeholder")}
+    return groups.grouped_dots(rows, ["BOS", "a", "itself"], "key", "attention")
+
+
+def slopes():
+    scores = np.array([1.0, 2.0, 3.0]), np.array([2000.0, 1000.0, 3000.0])
+    return groups.slopes({"error": scores}, ["none", "first", "second"], ["low"])
 
 
 DRAWN = [
     picture_grid,
+    token_maps,
     compared_arms,
+    forest,
+    forest_of_norms,
+    forest_of_layers,
+    dose_curves,
+    rows_of_curves,
+    curves_of_samples,
+    curves_of_shades,
+    curves_of_names,
+    clouds,
+    heat_maps_of_heads,
+    heat_maps_of_words,
     marked_histogram,
     density_panels,
-    norm_ratios,
-    norm_growth,
-    spectra,
-    plane,
-    token_maps,
-    norms_by_role,
-    norms_where,
-    dose_curves,
-    outcome_against,
-    interval_panels,
-    norm_laws,
-    against_causes,
+    grouped_dots,
+    slopes,
 ]
 
 
@@ -153,10 +170,8 @@ def test_a_figure_leaves_no_setting_and_no_open_figure_behind(draw):
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
 def test_a_figure_drawn_twice_has_the_same_pixels(draw):
-    global RNG
     pixels = []
     for _ in range(2):
-        RNG = np.random.default_rng(0)
         buffer = io.BytesIO()
         draw().savefig(buffer, format="rgba")
         pixels.append(buffer.getvalue())
@@ -167,53 +182,67 @@ def labels_of(figure):
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
 
 
-def test_every_comparison_says_its_n():
-    assert "hero (n=12)" in labels_of(compared_arms())
-    assert "tokens (n=100)" in labels_of(marked_histogram())
-    assert "here (n=1)" in labels_of(norm_growth())
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
+def test_no_label_is_too_small_to_read_at_the_books_width(draw):
+    figure = draw()
+    assert min(t.get_fontsize() for t in figure.findobj(matplotlib.text.Text) if t.get_text()) >= 7
+
+
+@pytest.mark.parametrize(
+    ("draw", "label"),
+    [
+        (compared_arms, "hero (n=12)"),
+        (forest_of_norms, "published (n=2)"),
+        (marked_histogram, "tokens (n=100)"),
+        (density_panels, "rows (n=5)"),
+        (rows_of_curves, "measured (n=2)"),
+        (clouds, "tokens (n=120)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_comparison_says_its_n(draw, label):
+    assert label in labels_of(draw())
 
 
 def test_histograms_state_their_bins():
     assert "norm; bins of 0.5" in labels_of(marked_histogram())
+    assert "eigenvalue; 3 logarithmic bins" in labels_of(density_panels())
 
 
-def test_roles_have_different_colours():
-    assert len(set(style.ROLES.values())) == len(style.ROLES)
+def test_roles_have_different_colours_and_other_colours_stand_as_they_are():
+    assert len({style.colour(role) for role in style.ROLES}) == len(style.ROLES)
+    assert style.colour("#D55E00") == "#D55E00"
+    assert style.colour(0.0) != style.colour(1.0)
 
 
 def test_a_small_group_beside_a_tall_one_stays_visible():
-    groups = {"many": (np.zeros(5000), "content"), "few": (np.ones(3), "eos")}
-    figure = histograms.marked_histogram(groups, np.linspace(-1, 2, 4), {}, "norm")
+    some = {"many": (np.zeros(5000), "content"), "few": (np.ones(3), "eos")}
+    figure = histograms.marked_histogram(some, np.linspace(-1, 2, 4), {}, "norm")
     assert figure.axes[0].get_yscale() == "symlog"
 
 
 def test_maps_of_one_figure_share_their_colours():
-    figure = token_maps()
-    limits = {
-        image.get_clim() for a in figure.axes for image in a.images if image.get_array().ndim == 2
-    }
-    assert len(limits) == 1
+    for figure in (token_maps(), heat_maps_of_heads(), heat_maps_of_words()):
+        images = [image for axis in figure.axes for image in axis.images]
+        assert len({image.get_clim() for image in images if image.get_array().ndim == 2}) == 1
 
 
 def test_a_text_over_a_column_stands_as_it_is():
     drawn = np.zeros((1, 2, 8, 8, 3), dtype=np.uint8)
-    titles = [
-        a.get_title(loc="center") for a in pictures.picture_grid(drawn, ["a"], ["own", 3]).axes
-    ]
-    assert titles == ["own", "seed 3"]
+    figure = pictures.picture_grid(drawn, ["a"], ["own", 3])
+    assert [axis.get_title(loc="center") for axis in figure.axes] == ["own", "seed 3"]
 
 
 def test_differences_below_zero_are_shown_whole():
     below = Estimate(-0.5, -0.7, -0.2, 4)
+    values = {"hero": {"TI token": below}}
     roles = {"TI token": "placeholder"}
-    figure = intervals.compared_arms(
-        {"hero": {"TI token": below}}, {"hero": below}, roles, "a", "b"
-    )
+    figure = intervals.compared_arms(values, {"hero": below}, roles, "a", "b")
     assert figure.axes[0].get_xlim()[0] <= -0.7
 
 
 def test_panels_of_intervals_share_their_subjects_and_name_each_series_once():
-    figure = interval_panels()
+    figure = forest()
     left, right = figure.axes
     assert [text.get_text() for text in left.get_yticklabels()] == ["norm (n=12)", "share (n=12)"]
     assert left.get_ylim() == right.get_ylim() and left.yaxis_inverted()
@@ -221,8 +250,44 @@ def test_panels_of_intervals_share_their_subjects_and_name_each_series_once():
 
 
 def test_rounding_errors_about_zero_are_not_spread_over_a_panel_of_layers():
-    zero = Estimate(0.0, 0.0, 0.0, 8)
-    rounding = Estimate(1e-17, 0.0, 2e-17, 8)
-    figure = layer_responses({"word": ([zero, rounding], zero, rounding)}, ["down", "up"], "lost")
-    low, high = figure.axes[0].get_xlim()
+    low, high = forest_of_layers().axes[0].get_xlim()
     assert low < -0.04 and high > 0.04
+
+
+def test_a_causal_map_hides_what_comes_later_and_writes_the_marked_entry_out():
+    figure = heat_maps_of_words()
+    first, second = (axis.images[0] for axis in figure.axes[:2])
+    assert np.isnan(np.asarray(first.get_array().filled(np.nan))[0, 1])
+    assert first.get_array().shape == (3, 3) and second.get_array().shape == (2, 2)
+    assert "0.500" in labels_of(figure)
+
+
+def test_every_cell_is_written_out_with_its_number_and_rows_are_named_once():
+    figure = heat_maps_of_heads()
+    values = rng().uniform(-1, 1, (3, 2))
+    for axis in figure.axes[:2]:
+        assert [text.get_text() for text in axis.texts] == [f"{value:.2f}" for value in values.flat]
+    names = [[text.get_text() for text in axis.get_yticklabels()] for axis in figure.axes[:2]]
+    assert names == [["1", "2", "3"], ["", "", ""]]
+
+
+def test_every_point_of_a_cloud_is_drawn_and_equality_reaches_from_end_to_end():
+    x, y = rng().uniform(0.1, 1, (2, 120))
+    axis = clouds().axes[0]
+    assert [len(line.get_xdata()) for line in axis.lines] == [120, 9, 2]
+    ends = axis.lines[2].get_xydata()
+    assert (ends[:, 0] == ends[:, 1]).all() and ends.min() == x.min() and y.min() > 0
+
+
+def test_a_band_is_the_interval_of_estimates_or_the_central_share_of_samples():
+    samples = np.arange(101.0)[:, None] * [1, 2]
+    curve = spread([0, 1], samples, "content", share=0.9)
+    np.testing.assert_allclose(curve.band, [[5, 10], [95, 190]])
+    band = dose_curves().axes[0].collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == ESTIMATE.interval
+
+
+def test_methods_that_change_places_are_told_by_their_colour():
+    colours = [line.get_color() for line in slopes().axes[0].lines]
+    moved, stays = style.ROLES["placeholder"], style.ROLES["content"]
+    assert colours == [moved, moved, stays]

@@ -12,7 +12,7 @@ def test_crossed_bootstrap_is_repeatable_and_holds_its_value():
     assert first == again
     assert first.low < first.value < first.high
     assert first.value == pytest.approx(values.mean())
-    assert first.n == 40
+    assert first.n == 5  # seeds, the shorter of two crossed axes
 
 
 def test_values_that_differ_by_prompt_alone_are_as_uncertain_as_their_prompts():
@@ -79,7 +79,7 @@ def test_subset_estimate_is_the_middle_95_percent():
 
 def test_superiority_is_one_when_all_of_the_first_are_larger():
     estimate = stats.superiority_bootstrap(np.arange(10, 20.0), np.arange(5.0))
-    assert estimate.value == 1 and estimate.interval == (1, 1)
+    assert estimate.value == 1 and estimate.interval == (1, 1) and estimate.n == 5
     assert stats.probability_of_superiority(np.array([1.0]), np.array([1.0])) == 0.5
 
 
@@ -103,13 +103,12 @@ def test_estimate_reads_as_value_and_interval():
     estimate = stats.Estimate(1.0, 0.5, 1.5, 3)
     assert f"{estimate:.1f}" == "1.0 [0.5, 1.5]"
     assert estimate.shifted(-1.0).interval == (-0.5, 0.5)
-    assert estimate.fields == {"value": 1.0, "interval": (0.5, 1.5), "n": 3}
 
 
 def test_a_curve_keeps_its_places_while_cells_are_resampled():
     rng = np.random.default_rng(0)
     values = np.array([0.0, 5.0, 1.0])[:, None, None] + rng.normal(0, 0.1, (3, 4, 5))
     peak = stats.over_cells(values, lambda curve: float(np.argmax(curve)))
-    assert (peak.value, peak.low, peak.high, peak.n) == (1, 1, 1, 20)
+    assert (peak.value, peak.low, peak.high, peak.n) == (1, 1, 1, 4)
     mean = stats.over_cells(values, lambda curve: curve[1])
     assert mean.low < mean.value < mean.high and mean.value == pytest.approx(5, abs=0.1)

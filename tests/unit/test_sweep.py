@@ -101,7 +101,9 @@ def swept(tmp_path, monkeypatch):
             (target / "run.json").write_text(json.dumps({"seconds": 2.0 + number}))
             record = {"id": "B01", "profile": "toybox", "notebook": NORMS}
             record |= {"verdict": "reproduced", "value": 1.0 + number, "interval": [0, 9]}
-            record |= {"n": 5, "control": 0.5}
+            record |= {"n": 5, "control": {"value": 0.5, "interval": [0, 1]}}
+            apart = {"value": 0.5 + number, "interval": [-1, 9], "pairing": "paired"}
+            record |= {"difference": apart}
             (target / "claims.json").write_text(json.dumps([record]))
     return plan
 
@@ -112,6 +114,9 @@ def test_claims_failures_and_attempts_are_gathered_into_one_table(swept):
     assert table["attempts"].tolist() == [1, 2, 2, 0]
     assert table["failures"].tolist() == [0, 1, 2, 0]
     assert table["value"].tolist()[:2] == [1.0, 2.0] and table["value"].isna().tolist()[2:]
+    assert table["control"].tolist()[:2] == [0.5, 0.5]
+    assert table["difference"].tolist()[:2] == [0.5, 1.5]
+    assert table["difference_high"].tolist()[:2] == [9.0, 9.0]
     assert table["param_seed"].tolist() == [0, 1, 2, 3]
     assert table["error"].tolist()[2] == sweep_table.LOST
 

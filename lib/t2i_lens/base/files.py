@@ -1,4 +1,4 @@
-"""Files and folders put in their place whole or not at all, and sha256 hashes of content."""
+"""Atomic writing of files and folders, and sha256 hashes of their content."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Values known by a fingerprint before they are loaded, and the canonical form of arguments."""
+"""Lazy values with a fingerprint, and the canonical form of arguments for cache keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from t2i_lens.base.files import digest, file_digest
 
 
 class Lazy:
-    """Something expensive that is loaded when first needed and known by a fingerprint before.
+    """A value that is loaded when first needed and has a fingerprint before that.
 
     Attributes:
         fingerprint: Changes whenever what `load` returns would change.
@@ -22,7 +22,7 @@ class Lazy:
         self._loaded = False
 
     def get(self) -> Any:
-        """What `load` returns; it is called once."""
+        """The value; `load` is called once."""
         if not self._loaded:
             self._value, self._loaded = self._load(), True
         return self._value
@@ -40,7 +40,8 @@ def canonical(value: Any, name: str = "value") -> Any:
 
     What has a `fingerprint`, as edits and `Lazy` things have, is known by it.
 
-    Raises: TypeError: there is none; the message names the argument.
+    Raises:
+        TypeError: there is none; the message names the argument.
     """
     if isinstance(fingerprint := getattr(value, "fingerprint", None), str):
         return {"fingerprint": fingerprint}
@@ -62,8 +63,9 @@ def canonical(value: Any, name: str = "value") -> Any:
 
 
 def lazy_file(load: Callable[[Path], object], file: Path) -> Lazy:
-    """What `load` reads from the file's folder, known by the file's hash.
+    """Lazy value that `load` reads from the file's folder; its fingerprint is the file's hash.
 
-    Raises: FileNotFoundError: the file is missing.
+    Raises:
+        FileNotFoundError: the file is missing.
     """
     return Lazy(lambda: load(file.parent), file_digest(file))

@@ -1,9 +1,8 @@
-"""The vocabulary of array axes, as jaxtyping aliases.
+"""Names of array axes, as jaxtyping aliases.
 
-Axis words used throughout: `batch step layer head query key pixel token height width
-d_model`; `vector` counts the rows of one placeholder, `seed` and `prompt` the images of
-a grid. Latents have their own height and width, `vae_scale_factor` times smaller than
-the picture's.
+The axis words are `batch step layer head query key pixel token height width d_model`; `vector`
+counts the rows of one placeholder, `seed` and `prompt` the images of a grid. Latents have their own
+height and width, `vae_scale_factor` times smaller than the picture's.
 """
 
 import numpy as np

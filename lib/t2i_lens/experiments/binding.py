@@ -1,7 +1,7 @@
-"""Do text self-attention and text embeddings know which words belong together?
+"""Binding of words: text self-attention and text-embedding cosine of every annotated pair.
 
-Numbers of every annotated pair of words, kept apart by head, so that T of T-SAM (Kim et al.,
-2411.15236) can be made of any choice of heads afterwards.
+The numbers are kept per head, so that T of T-SAM (Kim et al., 2411.15236) can be computed from any
+choice of heads afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,19 +30,24 @@ def read_pairs(pipe, prompts: Sequence[dict], batch_size: int = 64) -> dict[str,
         pipe: A pipeline to which every placeholder in the prompts is attached.
         prompts: As in `word_pairs.word_pairs`.
         batch_size: Prompts read together.
-    Returns: The columns of `word_pairs`, and by pair: `cosine` of the two text embeddings;
+
+    Returns:
+        The columns of `word_pairs`, and by pair: `cosine` of the two text embeddings;
         `paper` and `released`, the entry of T from the later word to the earlier one, as defined
         in the paper (before its power, which changes no order) and as in the released code;
         `to_key` and `to_content` [pair, layer, head], attention from the later word to the
         earlier one, and to all tokens between BOS and EOS.
-    Raises: ValueError: as `word_pairs`, or a prompt is too long.
+
+    Raises:
+        ValueError: as `word_pairs`, or a prompt is too long.
+
     Shown in: notebooks/12_text_self_attention.ipynb
     """
     return _read(pipe, pipe.text_encoder, prompts, batch_size)
 
 
 def read_untrained_pairs(pipe, prompts: Sequence[dict], seed: int) -> dict[str, np.ndarray]:
-    """As `read_pairs`, of an encoder of the same shape with random weights: place alone."""
+    """As `read_pairs`, in an encoder with random weights: the effect of position."""
     return _read(pipe, untrained_encoder(pipe.text_encoder, seed), prompts, 64)
 
 
@@ -88,14 +93,14 @@ def matrices(pipe, text: str) -> dict[str, np.ndarray]:
 def of_heads(
     pairs: dict[str, np.ndarray], heads: Bool[np.ndarray, "layer head"]
 ) -> Float[np.ndarray, " pair"]:
-    """T's entry of each pair, of the mean over some heads only; with all of them `paper`."""
+    """T's entry of each pair, from the mean over some heads; with all heads it equals `paper`."""
     return pairs["to_key"][:, heads].sum(1) / pairs["to_content"][:, heads].sum(1)
 
 
 def head_scores(
     pairs: dict[str, np.ndarray], unbound: Sequence[str] = UNBOUND
 ) -> Float[np.ndarray, "layer head"]:
-    """How well each head alone tells bound from unbound pairs: area under the ROC curve."""
+    """Area under the ROC curve of each head alone: bound against unbound pairs."""
     shares = pairs["to_key"] / pairs["to_content"]
     bound, other = pairs["kind"] == "bound", np.isin(pairs["kind"], unbound)
     scores = np.zeros(shares.shape[1:])
@@ -116,9 +121,10 @@ def best_heads(
 
 
 def separation(kinds: np.ndarray, unbound: Sequence[str] = UNBOUND) -> Callable:
-    """A function of values and rows: the chance that a bound pair exceeds an unbound one.
+    """A function of values and rows: the probability that a bound pair exceeds an unbound one.
 
-    Args: kinds: Of each pair. Where a resample has no pair of one kind it returns nan.
+    Args:
+        kinds: Of each pair. Where a resample has no pair of one kind it returns nan.
     """
 
     def area(values: np.ndarray, rows: np.ndarray) -> float:
@@ -139,8 +145,11 @@ def areas(
 ) -> list[Estimate]:
     """Area under the ROC curve of several numbers of the same pairs, and the first's lead.
 
-    Args: values: A number per pair, each.
-    Returns: An estimate each, intervals over prompts; then that of the first minus each of the
+    Args:
+        values: A number per pair, each.
+
+    Returns:
+        An estimate each, intervals over prompts; then that of the first minus each of the
         others, resampled together.
     """
     area = separation(pairs["kind"], unbound)
@@ -153,9 +162,10 @@ def areas(
 
 
 def sink_outputs(pipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Proposition 2's two sides: how far off BOS a pair attends, how unlike its outputs are.
+    """Both sides of Proposition 2 for each pair: attention off BOS, and 1 - cosine of the outputs.
 
-    Returns: `eps` and `unlike` [row, layer, head], a row for every two tokens between BOS and
+    Returns:
+        `eps` and `unlike` [row, layer, head], a row for every two tokens between BOS and
         EOS: the mean of their ratios of attention off BOS to that on it, and one minus the
         cosine of what the head puts out for them; `prompt` [row].
     """

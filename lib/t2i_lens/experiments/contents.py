@@ -1,8 +1,8 @@
-"""Pairs of prompts that differ in one kind of content; the judge says which one is drawn.
+"""Pairs of prompts that differ in one kind of content, and the share of pictures with the target.
 
-A word on a sign, the object, its colour, the style: each pair changes one of them.
+Each pair exchanges a word on a sign, an object, its colour or its style. The judge reads all four.
 
-Shown in: notebooks/13_localization.ipynb
+Shown in: notebooks/16_layer_contents.ipynb
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,9 @@ def exchanges(kind: str, words: dict, count: int) -> list[Exchange]:
         kind: One of `KINDS`.
         words: A profile's entry in `words.yaml`.
         count: How many; no noun is the source of two.
-    Raises: ValueError: another kind, or more pairs than there are nouns.
+
+    Raises:
+        ValueError: another kind, or more pairs than there are nouns.
     """
     if kind not in KINDS:
         raise ValueError(f"no exchanges of {kind!r}; there are {', '.join(KINDS)}")
@@ -100,7 +102,7 @@ def exchanges(kind: str, words: dict, count: int) -> list[Exchange]:
 
 
 def template_text(sign: SignPrompt) -> str:
-    """What a sign prompt says without its word: "a red sign"."""
+    """The template of a sign prompt without its word: "a red sign"."""
     return sign.template.replace(' that says "{}"', "")
 
 
@@ -109,12 +111,14 @@ def read_targets(
     pictures: SettingPictures,
     exchanges: Sequence[Exchange],
 ) -> dict[str, np.ndarray]:
-    """How sure the judge is that a picture shows what its target prompt asks for.
+    """Probability that a picture shows the target of its exchange, as the judge sees it.
 
     Args:
         judge: Knows every noun, colour, style and word of the exchanges.
         exchanges: One per pair.
-    Returns: `target` [setting, pair, seed], probabilities: of the word; of the noun; of the noun
+
+    Returns:
+        `target` [setting, pair, seed], probabilities: of the word; of the noun; of the noun
         times that of its colour, or of its style.
     """
     found = np.empty(pictures.shape[:3])
@@ -133,7 +137,7 @@ def draw_exchanges(
     seeds: Sequence[int],
     **sampling,
 ) -> dict[str, np.ndarray]:
-    """Draw every setting x exchange x seed and read what the target prompt asks for.
+    """Draw every setting x exchange x seed and read the target in each picture.
 
     Args:
         judge: As in `read_targets`.
@@ -205,7 +209,7 @@ def _probability(judge: Judge, reading: Reading, exchange: Exchange) -> np.ndarr
 
 
 def sign_region(judge: Judge, pictures: Pictures) -> Bool[np.ndarray, "n 64 64"]:
-    """Pixels in those of the judge's places that it labels as sign."""
+    """Pixels in the judge's cells that it labels as sign."""
     sign = judge.sign_places(pictures).reshape(-1, PLACES, PLACES)
     return sign.repeat(CELL, axis=1).repeat(CELL, axis=2)
 
@@ -231,9 +235,10 @@ def background_errors(
 def lost_context(
     judge: Judge, pictures: SettingPictures, prompts: Sequence[dict]
 ) -> dict[str, np.ndarray]:
-    """`lost` [setting, prompt, seed], how many of a prompt's context objects are not found.
+    """`lost` [setting, prompt, seed], the number of a prompt's context objects not found.
 
-    Args: prompts: Each with `context`, nouns that the judge knows, as in `destruction.Prompt`.
+    Args:
+        prompts: Each with `context`, nouns that the judge knows, as in `destruction.Prompt`.
     """
     nouns = judge.read(pictures.reshape(-1, *pictures.shape[3:])).nouns
     nouns = nouns.reshape(*pictures.shape[:3], -1)

@@ -1,11 +1,10 @@
-"""Prompt destruction: how many objects of a prompt are lost when one word of it changes.
+"""Prompt destruction: the number of context objects lost when one word of a prompt changes.
 
-A prompt has a slot for its subject and names context objects beside it. An arm fills the
-slot; every arm is drawn from the same latents, and a judge says what it finds.
+A prompt has a slot for its subject and names context objects. An arm fills the slot; every arm is
+drawn from the same latents, and a judge reads the objects in the picture.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -29,7 +28,7 @@ Arm = dict[str, Any]  # what fills a slot, see `arms_of` and `draw_arms`
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sentence with a slot `{}` for its subject, and the nouns that must appear beside it."""
+    """A sentence with a slot `{}` for its subject, and the nouns that it names as context."""
 
     text: str
     context: tuple[str, ...]
@@ -38,8 +37,9 @@ class Prompt:
 def load_prompts(name: str, file: Path = DATA / "prompts" / "prompts.yaml") -> list[Prompt]:
     """A prompt set by name.
 
-    Raises: ValueError: no such set, or a prompt without exactly one slot and a context noun
-        that its text holds.
+    Raises:
+        ValueError: no such set, or a prompt without exactly one slot and a context noun that its
+            text holds.
     """
     sets = yaml.safe_load(Path(file).read_text())
     if name not in sets:
@@ -58,7 +58,7 @@ def draw(pipe, prompts: Sequence[str], seeds: Sequence[int], **sampling) -> dict
 
 
 def arms_of(concept: Concept) -> list[dict[str, str]]:
-    """The two arms that every concept is compared in: its placeholder and its class word."""
+    """The two arms of every concept: its placeholder and its class word."""
     words = {
         "TI token": (concept.placeholder_token, concept.name),
         "class word": (concept.superclass, concept.superclass),
@@ -72,9 +72,14 @@ def arms_of(concept: Concept) -> list[dict[str, str]]:
 def placed(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> tuple[list, list]:
     """The sentences of arms, and their edits at the slot of each.
 
-    Args: As in `draw_arms`.
-    Returns: Sentences and lists of edits, arms x prompts, prompts fastest.
-    Raises: ValueError: an edit that has no positions.
+    Args:
+        As in `draw_arms`.
+
+    Returns:
+        Sentences and lists of edits, arms x prompts, prompts fastest.
+
+    Raises:
+        ValueError: an edit that has no positions.
     """
     sentences, edits = [], []
     for arm in arms:
@@ -108,7 +113,9 @@ def draw_arms(
         prompts: `text` and `context`, as in `Prompt`.
         seeds: One latent each, the same in all arms.
         sampling: Passed to `sampling.generate`.
-    Returns: `pictures`, uint8 [arm, prompt, seed, height, width, 3].
+
+    Returns:
+        `pictures`, uint8 [arm, prompt, seed, height, width, 3].
     """
     unique, place = distinct(arms)
     sentences, edits = placed(pipe, unique, prompts)
@@ -128,9 +135,13 @@ def read_arms(
     Args:
         judge: Knows every context noun and every subject.
         arms: Also `concept`, `arm` and `subject`, the noun the judge should find in the slot.
-    Returns: A row per concept, arm, prompt, seed and noun: columns `concept arm word prompt
+
+    Returns:
+        A row per concept, arm, prompt, seed and noun: columns `concept arm word prompt
         seed noun role probability`, role being "subject" or "context".
-    Raises: ValueError: the judge does not know a noun that it is asked for.
+
+    Raises:
+        ValueError: the judge does not know a noun that it is asked for.
     """
     column = _columns(judge, arms, prompts)
     nouns = np.asarray(judge.read(pictures.reshape(-1, *pictures.shape[3:])).nouns)
@@ -184,7 +195,9 @@ def lost_objects(
     Args:
         readings: From `judge_arms`.
         role: "context", or "subject" for the subject itself (then 0 or 1).
-    Returns: Concept -> arm -> counts, each at most the number of the prompt's objects;
+
+    Returns:
+        Concept -> arm -> counts, each at most the number of the prompt's objects;
         prompts and seeds in the same order in all arms.
     """
     asked = readings[readings["role"] == role]
@@ -199,10 +212,13 @@ def lost_objects(
 def found_share(
     readings: pd.DataFrame, role: str = "context"
 ) -> dict[str, dict[str, Float[np.ndarray, "prompt seed"]]]:
-    """Share of the objects asked for that the judge finds, per picture.
+    """Share of a prompt's objects that the judge finds, per picture.
 
-    Args: As in `lost_objects`.
-    Returns: Concept -> arm -> shares in [0, 1]; for the subject 0 or 1.
+    Args:
+        As in `lost_objects`.
+
+    Returns:
+        Concept -> arm -> shares in [0, 1]; for the subject 0 or 1.
     """
     lost = lost_objects(readings, role)
     some = readings[readings["role"] == role].drop_duplicates(["prompt", "noun", "concept", "arm"])
@@ -223,18 +239,18 @@ def lost_names(readings: pd.DataFrame, arm: str, prompt: str) -> list[str]:
     return [f"lost: {missed[s]}" if s in missed else "all there" for s in here["seed"].unique()]
 
 
-def judge_scores(file: Path) -> dict[str, float | None]:
+def judge_scores(quality: dict) -> dict[str, float | None]:
     """The judge's own `recall` and `precision` on held-out pictures, means over nouns.
 
-    Args: file: The model's `quality.json`. Without it, or a field, the score is None.
+    Args:
+        quality: The model's `quality.json`, see `study.subject`. What it lacks is None.
     """
-    quality = json.loads(Path(file).read_text()) if Path(file).exists() else {}
     scores = quality.get("judge", {})
     return {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
 
 
 def token_table(pipe, prompt: str) -> pd.DataFrame:
-    """The prompt as the text encoder is fed it, up to EOS: columns position, id, piece."""
+    """The token row of a prompt up to EOS: columns position, id, piece."""
     row = encode(pipe, prompt)
     fed = range(row.eos + 1)
     pieces = [row.pieces[p] for p in fed]

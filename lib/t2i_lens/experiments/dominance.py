@@ -1,4 +1,4 @@
-"""How much of a picture's attention each token of its prompt gets, and how clean its map is."""
+"""Attention dominance: the heat-map norm of each token of a prompt, and the shape of its map."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from t2i_lens.stats.metrics import flatness, gini, roughness
 
 
 def role_of(row: TokenRow, position: int, slot: Sequence[int]) -> str:
-    """What a token is in its prompt: bos, slot, word, eos or padding."""
+    """Role of a token in its prompt: bos, slot, word, eos or padding."""
     if position == row.bos:
         return "bos"
     if position >= row.eos:
@@ -32,12 +32,18 @@ def measure_tokens(
 ) -> pd.DataFrame:
     """Draw arms and measure the heat map of every token of every picture.
 
-    Args: As in `destruction.draw_arms`.
-    Returns: A row per arm, prompt, seed and position: columns `concept arm word prompt seed
+    Args:
+        As in `destruction.draw_arms`.
+
+    Returns:
+        A row per arm, prompt, seed and position: columns `concept arm word prompt seed
         position piece role`; `norm`, the L2 norm of the token's 64x64 heat map in DAAM's units;
         `share`, its share of all attention, 0 to 1; `gini`, `flatness` and `roughness` of the
         heat map, see `metrics`.
-    Raises: ValueError: as `draw_arms`.
+
+    Raises:
+        ValueError: as `draw_arms`.
+
     Shown in: notebooks/04_attention_dominance.ipynb
     """
     unique, place = distinct(arms)
@@ -72,9 +78,10 @@ def measure_tokens(
 
 
 def per_picture(tokens: pd.DataFrame) -> pd.DataFrame:
-    """The numbers that the claims speak of, from `measure_tokens`.
+    """Numbers of the claims for each picture, from `measure_tokens`.
 
-    Returns: A row per concept, arm, prompt and seed: mean `norm`, `share`, `gini`, `flatness`
+    Returns:
+        A row per concept, arm, prompt and seed: mean `norm`, `share`, `gini`, `flatness`
         and `roughness` of the slot, of BOS and of the ordinary words, as `slot_norm`,
         `word_norm` and so on; `slot_over_words` and `bos_over_rest`, ratios of norms, the
         second to the largest of all other tokens; `gini_gap`, `flatness_gap` and
@@ -103,7 +110,8 @@ def grid(
 ) -> Float[np.ndarray, "prompt seed"]:
     """One column of `per_picture` for one arm; prompts and seeds in one order for all arms.
 
-    Raises: ValueError: there is no such arm.
+    Raises:
+        ValueError: there is no such arm.
     """
     rows = table[(table["concept"] == concept) & (table["arm"] == arm)]
     if rows.empty:
@@ -119,9 +127,13 @@ def draw_with_maps(
     Args:
         arms: As in `destruction.draw_arms`; their words have equally many tokens.
         prompt: With the slot `{}`.
-    Returns: `pictures` uint8 [arm, seed, height, width, 3]; `maps` [arm, seed, token, 64, 64],
+
+    Returns:
+        `pictures` uint8 [arm, seed, height, width, 3]; `maps` [arm, seed, token, 64, 64],
         probabilities averaged over steps, in [0, 1]; `pieces` [arm, token].
-    Raises: ValueError: as `draw_arms`, or the arms' prompts differ in length.
+
+    Raises:
+        ValueError: as `draw_arms`, or the arms' prompts differ in length.
     """
     maps, pictures = _recorded(pipe, arms, [{"text": prompt}], seeds, Keep(), sampling)
     ends = {row.eos for row in maps.rows}
@@ -142,10 +154,15 @@ def trace_norms(
 ) -> dict[str, np.ndarray]:
     """Norms of heat maps apart for every step and layer.
 
-    Args: As in `draw_with_maps`.
-    Returns: `norms` [arm, seed, step, layer, token], of one step and layer alone, so 0 to 64,
+    Args:
+        As in `draw_with_maps`.
+
+    Returns:
+        `norms` [arm, seed, step, layer, token], of one step and layer alone, so 0 to 64,
         BOS to EOS; `layers`, their short names; `roles` [token].
-    Raises: ValueError: as `draw_with_maps`.
+
+    Raises:
+        ValueError: as `draw_with_maps`.
     """
     maps, _ = _recorded(pipe, arms, [{"text": prompt}], seeds, Keep(per_step=True), sampling)
     row = maps.rows[0]
@@ -175,7 +192,9 @@ def beside_daam(pipe, prompt: str, seed: int, **sampling) -> dict[str, np.ndarra
     Args:
         prompt: A finished sentence; placeholders of one vector only, others daam mislabels.
         sampling: `num_inference_steps` and `guidance_scale`, above 1.
-    Returns: `daam` and `recorder`, [token, height, width], probabilities summed over steps.
+
+    Returns:
+        `daam` and `recorder`, [token, height, width], probabilities summed over steps.
     """
     import daam  # loads a language toolkit, which only this comparison should wait for
 

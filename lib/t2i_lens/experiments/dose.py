@@ -1,8 +1,8 @@
-"""Every learned token at every dose of its training: what it destroys, and what goes with it.
+"""Dose and response: objects lost by every learned token at several steps of its training.
 
-Thousands of pictures are drawn by one command, `t2i-lens doses`, concept by concept, and what is
-seen in them is kept beside the embeddings. A chapter loads that table, draws a few of the
-pictures anew, and compares: the table is known by all weights and settings, not by the code.
+The command `t2i-lens doses` draws thousands of pictures, concept by concept, and stores the judge's
+counts next to the embeddings. A chapter loads this table, draws a few of the pictures again and
+compares. The fingerprint of the table covers all weights and settings, not the code.
 """
 
 import io
@@ -38,7 +38,7 @@ TOLERANCES = {"share": 1e-3, "attention": 1e-3, "doubt": 0.05}
 
 
 def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """All rows that are put in the slot: tokens at some of their checkpoints, and controls.
+    """Table of all rows to place in the slot: tokens at some of their checkpoints, and controls.
 
     The controls are the start of the training, and the class word's row made as long as the
     standard token was at each checkpoint.
@@ -46,7 +46,9 @@ def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame
     Args:
         tokens: From `embedding_table.load_variants`; `TOKENS` of the objects among them count.
         words: Row of each superclass, [d_model].
-    Returns: Columns `concept`, `variant` ("start", the variant's name, or "stretched"), `step`,
+
+    Returns:
+        Columns `concept`, `variant` ("start", the variant's name, or "stretched"), `step`,
         `arm` (both of them), `word`, `subject`, `vector`, `norm`, and `cosine` to the class
         word's row. Concepts are in the order of `tokens`.
     """
@@ -105,14 +107,20 @@ def measure(
     seeds: Sequence[int],
     **sampling,
 ) -> pd.DataFrame:
-    """Draw arms and say of every picture what is lost and how attention fell.
+    """Draw arms and measure objects lost and shares of attention in every picture.
 
-    Args: As in `destruction.judge_arms`.
-    Returns: A row per arm, prompt and seed: columns `concept arm prompt seed`; `lost`, context
+    Args:
+        As in `destruction.judge_arms`.
+
+    Returns:
+        A row per arm, prompt and seed: columns `concept arm prompt seed`; `lost`, context
         objects that the judge does not find, `asked`, how many there were, and `doubt`, the mean
         over them of 1 - probability; `found`, whether the subject is there; `share`, the slot's
         share of cross-attention; `attention`, of the slot to itself in the first text layer.
-    Raises: ValueError: as `read_arms` and `placed`.
+
+    Raises:
+        ValueError: as `read_arms` and `placed`.
+
     Shown in: notebooks/10_destruction.ipynb
     """
     sentences, edits = placed(pipe, arms, prompts)
@@ -154,9 +162,10 @@ def carry_out(
     prompts: Sequence[dict],
     tell: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Draws and measures all rows of `doses`, and says beforehand how long that takes.
+    """Print a time estimate, then draw and measure all rows of `doses`.
 
-    Args: store: Keeps each concept as it is done, so an interrupted call goes on where it was.
+    Args:
+        store: Keeps each concept as it is done, so an interrupted call can be resumed.
     """
     parts = [some for _, some in table.groupby("concept", sort=False)]
     fixed = {"prompts": list(prompts), "seeds": list(SEEDS), **SAMPLING}
@@ -176,7 +185,7 @@ def carry_out(
 
 
 def save(measured: pd.DataFrame, marked: Mapping[str, str], folder: Path) -> Path:
-    """Writes the table and, last, what it was made from; returns the table's file."""
+    """Write the table and, last, its provenance; return the table's file."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     measured.to_parquet(buffer, index=False)
@@ -187,9 +196,11 @@ def save(measured: pd.DataFrame, marked: Mapping[str, str], folder: Path) -> Pat
 
 
 def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
-    """What `save` wrote; it may hold only some of the concepts.
+    """Read the table of `save`; it may hold only some of the concepts.
 
-    Args: marked: What `marks` gives now.
+    Args:
+        marked: What `marks` gives now.
+
     Raises:
         FileNotFoundError: there is no table.
         ValueError: it is damaged, or was made from other weights or settings.
@@ -214,8 +225,11 @@ def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
 def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
     """Largest difference between pictures drawn anew and the same pictures in the table.
 
-    Returns: By column of `TOLERANCES`.
-    Raises: ValueError: one is above its tolerance, or the table does not hold a picture.
+    Returns:
+        By column of `TOLERANCES`.
+
+    Raises:
+        ValueError: one is above its tolerance, or the table does not hold a picture.
     """
     both = again.merge(kept, on=KEYS, suffixes=("", "_kept"))
     if len(both) < len(again):
@@ -228,7 +242,7 @@ def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
 
 
 def per_dose(measured: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Means over prompts and seeds of `measure`, beside what `doses` says of each row."""
+    """Means of `measure` over prompts and seeds, joined with the columns of `doses`."""
     columns = ["lost", "found", "share", "attention"]
     means = measured.groupby(["concept", "arm"], sort=False)[columns].mean().reset_index()
     return means.merge(table, on=["concept", "arm"], validate="one_to_one")

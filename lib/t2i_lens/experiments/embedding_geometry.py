@@ -1,4 +1,4 @@
-"""Lengths, directions and spectrum of a table of embeddings; arrays only."""
+"""Norms, cosines and spectrum of an embedding table; arrays only."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ def growth(
     learning_rate: float,
     weight_decay: float,
 ) -> dict[str, np.ndarray]:
-    """Measured norms over training beside the optimiser's law and its two extremes.
+    """Measured norms over training, the optimiser's law, and its two extremes.
 
     Args:
         steps: Optimiser steps at which the norms were recorded, all above 0.
@@ -34,9 +34,12 @@ def growth(
         width: d_model.
         learning_rate: Effective and constant.
         weight_decay: Of AdamW.
-    Returns: `steps`, `norms`; `law`, `no_decay` and `straight` [token, step], the last
+
+    Returns:
+        `steps`, `norms`; `law`, `no_decay` and `straight` [token, step], the last
         being the norm if all steps pointed away from the origin; `slope` [token], measured
         over predicted growth of the squared norm.
+
     Shown in: notebooks/02_norms.ipynb
     """
     law, no_decay = (
@@ -77,8 +80,11 @@ def pair_distributions(
         sample: Rows in the sample; all of them if there are fewer.
         bins: Bins of each histogram, symmetric about 0.
         seed: Of the sample and of the random rows.
-    Returns: `dot_edges`, `cosine_edges`, and for each of `all`, `sample`, `random` the fields
+
+    Returns:
+        `dot_edges`, `cosine_edges`, and for each of `all`, `sample`, `random` the fields
         of `pairwise_histogram` under names like `all_cosine_counts`.
+
     Shown in: notebooks/03_cosine_pca.ipynb
     """
     rng = np.random.default_rng(seed)
@@ -110,7 +116,9 @@ def subset_geometry(
         subsets: Number of subsets.
         share: Part of the rows in each.
         seed: Of the subsets.
-    Returns: `mean_abs_cosine` and `first_share`, one value per subset.
+
+    Returns:
+        `mean_abs_cosine` and `first_share`, one value per subset.
     """
     members = random_subsets(len(rows), share, subsets, seed)
     units, weights = unit_rows(rows), members.astype(np.float32)
@@ -130,9 +138,10 @@ def subset_geometry(
 def group_cosines(
     rows: Float[np.ndarray, "token d_model"], size: int, draws: int, seed: int
 ) -> dict[str, Float[np.ndarray, " draw"]]:
-    """Mean pairwise cosine of random groups of rows: what a group shares by being tokens.
+    """Mean pairwise cosine of random groups of rows: the baseline for a group of tokens.
 
-    Returns: `cosines`, one mean per group.
+    Returns:
+        `cosines`, one mean per group.
     """
     rng = np.random.default_rng(seed)
     groups = (rng.choice(len(rows), size=size, replace=False) for _ in range(draws))
@@ -142,7 +151,7 @@ def group_cosines(
 def principal_plane(
     rows: Float[np.ndarray, "token d_model"], others: dict[str, Float[np.ndarray, "_ d_model"]]
 ) -> dict[str, Float[np.ndarray, "_ 2"]]:
-    """Where rows and others lie on the first two principal axes of the rows, mean at 0."""
+    """Coordinates of rows and of others on the first two principal axes of the rows, mean at 0."""
     pca = PCA(n_components=2, svd_solver="full").fit(rows)
     return {name: pca.transform(some) for name, some in {"rows": rows, **others}.items()}
 
@@ -150,12 +159,14 @@ def principal_plane(
 def spectrum(
     rows: Float[np.ndarray, "token d_model"], seed: int
 ) -> dict[str, Float[np.ndarray, " _"]]:
-    """Explained shares, centred and not, beside a random matrix and its limit law.
+    """Explained shares, centred and not, of the rows and of a random matrix, with its limit law.
 
     Args:
         rows: Trained rows, more of them than coordinates.
         seed: Of the random matrix.
-    Returns: `centred`, `uncentred`, `random` shares per component; `law_x`, `law_y` the
+
+    Returns:
+        `centred`, `uncentred`, `random` shares per component; `law_x`, `law_y` the
         Marchenko-Pastur density of eigenvalues in units of their mean.
     """
     count, width = rows.shape

@@ -1,7 +1,7 @@
-"""Norm, direction and the first layer's attention, set apart from each other in one row.
+"""Factorial experiment on a learned row: norm, direction and the first layer's attention.
 
-A learned row differs from a word's in its length, in its direction, and in what the first layer
-of the text encoder makes of both. Here each is set by itself, all else equal.
+A learned row differs from a word's row in its norm, in its direction, and in the first layer's
+attention. Here each factor is set by itself while all else stays equal.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def draw_rows(
     seeds: Sequence[int],
     **sampling,
 ) -> dict[str, np.ndarray]:
-    """Draws each row in a word's place, with the first layer's attention from there free or forced.
+    """Draw each row in a word's place, with the first layer's attention from there free or forced.
 
     Forced, the place attends as the word itself does in the same prompt, in every head.
 
@@ -64,10 +64,15 @@ def draw_rows(
         prompts: With the slot `{}`.
         seeds: One latent each, the same for all rows.
         sampling: Passed to `sampling.generate`.
-    Returns: `pictures` uint8 [row, free or forced, prompt, seed, height, width, 3];
+
+    Returns:
+        `pictures` uint8 [row, free or forced, prompt, seed, height, width, 3];
         `attention` [row, free or forced, prompt], from the place to itself in the first layer,
         mean over heads.
-    Raises: ValueError: the word has several tokens.
+
+    Raises:
+        ValueError: the word has several tokens.
+
     Shown in: notebooks/10_destruction.ipynb
     """
     said = [prompt["text"].replace("{}", word) for prompt in prompts]
@@ -100,7 +105,8 @@ def draw_rows(
 def effects(means: Float[np.ndarray, " 12"]) -> dict[str, float]:
     """Main effect of each factor on an outcome, from its means in the order of `CELLS`.
 
-    Returns: `norm`, own minus mean; `direction`, TI minus class; `random`, random minus class;
+    Returns:
+        `norm`, own minus mean; `direction`, TI minus class; `random`, random minus class;
         `row`, free minus forced; each averaged over the other factors.
     """
     cube = np.reshape(means, (len(NORMS), len(DIRECTIONS), len(ROWS)))
@@ -122,12 +128,15 @@ def lead(means: Float[np.ndarray, " 12"]) -> float:
 def analysis_of_variance(
     outcome: Float[np.ndarray, "12 *cell"],
 ) -> pd.DataFrame:
-    """What share of an outcome's variance each factor and each of their interactions takes.
+    """Share of an outcome's variance that each factor and each interaction explains.
 
     Every prompt and seed is a block, drawn in all cells of the design.
 
-    Args: outcome: In the order of `CELLS`.
-    Returns: A row per term: `df`, `F`, `p` and `share`, partial eta squared (of what the
+    Args:
+        outcome: In the order of `CELLS`.
+
+    Returns:
+        A row per term: `df`, `F`, `p` and `share`, partial eta squared (of what the
         other terms and the blocks leave), 0 to 1. No row if the outcome is the same in all
         pictures, so that there is no variance to share out.
     """

@@ -1,8 +1,8 @@
-"""What a text encoder's first layer makes its attention of: token, position and bias, exactly.
+"""The attention score of a text encoder's first layer as a sum of token, position and bias terms.
 
-The first layer reads x = LN(e + p), the normalised sum of token and position embedding. With
-its scale 1/σ(e + p) taken as it is, LN is linear, so query, key and score fall apart into
-parts that add up to the encoder's own numbers.
+The first layer reads x = LN(e + p), the normalised sum of token and position embedding. With its
+scale 1/σ(e + p) taken as given, LN is linear, so query, key and score are sums of parts that equal
+the encoder's own numbers.
 """
 
 import numpy as np
@@ -29,13 +29,15 @@ def split_norm(
     tokens: Float[Tensor, "token d_model"],
     positions: Float[Tensor, "token d_model"],
 ) -> Float[Tensor, "3 token d_model"]:
-    """LN(token + position) as three parts that add up to it.
+    """LN(token + position) as a sum of three parts.
 
     Args:
         weights: Of the layer whose LayerNorm it is.
         tokens: Token embeddings, one per place.
         positions: Position embeddings of these places.
-    Returns: The token's and the position's part, centred, scaled by 1/σ(token + position) and
+
+    Returns:
+        The token's and the position's part, centred, scaled by 1/σ(token + position) and
         by the norm's weight; and the norm's bias.
     """
     weight, bias = weights.norm.to(tokens)
@@ -49,15 +51,18 @@ def score_parts(
     queries: Float[Tensor, "3 token d_model"],
     keys: Float[Tensor, "3 #token d_model"],
 ) -> ScoreParts:
-    """Scores of paired queries and keys, by what the query and the key are made of.
+    """Scores of paired queries and keys, by the parts of query and key.
 
     The biases of the projections belong to the bias part.
 
     Args:
         queries: From `split_norm`, of the places that look.
         keys: From `split_norm`, of the place each looks at; one place for all is enough.
-    Returns: [token, head, part of the query, part of the key]; the sum over the parts is the
+
+    Returns:
+        [token, head, part of the query, part of the key]; the sum over the parts is the
         score before softmax.
+
     Shown in: notebooks/08_first_layer.ipynb
     """
     query, key = (
@@ -90,10 +95,14 @@ def place_rows(
         prompt: Whose tokens stand before the place.
         position: Of the place, above 0.
         rows: Token embeddings, each of which takes the place in turn.
-    Returns: `attention` [token, head, key], from the place to the keys 0 … position, as after
+
+    Returns:
+        `attention` [token, head, key], from the place to the keys 0 … position, as after
         softmax; `own` and `bos`, the `score_parts` of the scores on itself and on BOS. Sums
         are taken in 64 bits.
-    Raises: ValueError: the place is not after BOS and before EOS.
+
+    Raises:
+        ValueError: the place is not after BOS and before EOS.
     """
     row = encode(pipe, prompt)
     if not 0 < position < row.eos:
@@ -122,9 +131,10 @@ def place_attention(
 def measure_rows(
     pipe, prompt: str, position: int, rows: Float[np.ndarray, "token d_model"]
 ) -> dict[str, np.ndarray]:
-    """As `place_rows`, but read in the encoder itself, with each row put in its place.
+    """As `place_rows`, but read in the encoder itself.
 
-    Returns: `attention` and `scores` [token, head, key] of the first layer, from the place.
+    Returns:
+        `attention` and `scores` [token, head, key] of the first layer, from the place.
     """
     # What follows the place is left out: it changes nothing before it.
     ids = torch.tensor([encode(pipe, prompt).ids[: position + 1]] * len(rows))
@@ -139,7 +149,8 @@ def at_norms(
 ) -> Float[np.ndarray, "token norm d_model"]:
     """Each row's direction at each norm.
 
-    Raises: ValueError: a row is zero.
+    Raises:
+        ValueError: a row is zero.
     """
     return unit_rows(rows)[:, None] * np.asarray(norms, dtype=rows.dtype)[:, None]
 
@@ -162,11 +173,16 @@ def probe_positions(
         norms: That the tested rows are forced to.
         tokens: How many are trained on, and how many others are tested.
         seed: Of the choice of tokens and of the perceptron.
-    Returns: Whether the position was read right: `fixed`, by the probe trained once,
+
+    Returns:
+        Whether the position was read right: `fixed`, by the probe trained once,
         `refitted`, by the one trained anew, both bool [norm, token, position]; `shuffled`
         [token, position], by a probe trained on shuffled positions, tested on rows at their
         own norms.
-    Raises: ValueError: too few rows.
+
+    Raises:
+        ValueError: too few rows.
+
     Shown in: notebooks/08_first_layer.ipynb
     """
     if len(rows) < 2 * tokens:

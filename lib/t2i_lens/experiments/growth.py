@@ -1,4 +1,4 @@
-"""How long a row has to become when it is trained in a given way, and a training's first steps."""
+"""Growth of the norm in textual inversion: the predicted norm, and a training's first steps."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,7 +40,10 @@ def expected_norms(
         initial: Norm at step 0.
         width: d, coordinates of the row.
         config: Of the training, see `inversion_data.InversionConfig`.
-    Returns: Norms at these steps.
+
+    Returns:
+        Norms at these steps.
+
     Shown in: notebooks/09_norm_growth.ipynb
     """
     c = {"optimizer": "adamw", "l1_penalty": 0.0, "l2_penalty": 0.0, "fixed_norm": False} | config
@@ -60,11 +63,14 @@ def expected_norms(
 
 
 def laws(runs: pd.DataFrame) -> pd.DataFrame:
-    """The norm over every training beside what is expected of it.
+    """Measured and expected norm over every training.
 
-    Args: runs: From `embedding_table.load_variants`; `gradient` has to be recorded in their
-        trajectories where SGD or a penalty was used.
-    Returns: A row per run and recorded step: columns `variant concept step norm expected`.
+    Args:
+        runs: From `embedding_table.load_variants`; `gradient` has to be recorded in their
+            trajectories where SGD or a penalty was used.
+
+    Returns:
+        A row per run and recorded step: columns `variant concept step norm expected`.
     """
     frames = []
     for run in runs.itertuples():
@@ -79,13 +85,15 @@ def laws(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_steps(pipe, concept: Concept, config: dict, steps: int) -> pd.DataFrame:
-    """The beginning of a training, made anew.
+    """Repeat the first steps of a training.
 
     Args:
         concept: With its pictures.
         config: Of the training, as its provenance has it.
         steps: How many; a multiple of the steps between two records.
-    Returns: As `embeddings.Inversion.trajectory`, its cosines to the end left out.
+
+    Returns:
+        As `embeddings.Inversion.trajectory`, its cosines to the end left out.
     """
     settings = InversionConfig(**(config | {"templates": tuple(config["templates"])}))
     (again,) = train(pipe, [concept], replace(settings, steps=steps), progress=False)
@@ -93,12 +101,17 @@ def first_steps(pipe, concept: Concept, config: dict, steps: int) -> pd.DataFram
 
 
 def compare_trajectories(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
-    """How far a training made anew is from the one that was kept, at the steps of both.
+    """Differences between a repeated training and the stored one, at the steps of both.
 
-    Args: Trajectories from the same start.
-    Returns: `norm`, the largest relative difference of norms; `cosine`, the smallest cosine
+    Args:
+        Trajectories from the same start.
+
+    Returns:
+        `norm`, the largest relative difference of norms; `cosine`, the smallest cosine
         between the ways gone since the start.
-    Raises: ValueError: they start apart, or differ by more than rounding can do.
+
+    Raises:
+        ValueError: they start apart, or differ by more than rounding can do.
     """
     both = again.merge(kept, on=["step", "index"], suffixes=("", "_kept"))
     ours, theirs = (np.stack(both[name]).astype(float) for name in ("vector", "vector_kept"))

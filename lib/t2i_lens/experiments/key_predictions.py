@@ -1,4 +1,4 @@
-"""Proposition 1 put to the test in a U-Net: what the keys predict, and what is measured."""
+"""Proposition 1 of T-SAM in a U-Net: map cosines and shares predicted from keys, and measured."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -51,11 +51,14 @@ def measure_keys(
         texts: Prompts.
         steps: Numbers from 0 of the steps to look at.
         sampling: Passed to `sampling.generate`.
-    Returns: [row, step, layer, head], nan where a layer has fewer heads, a row per prompt, seed
+
+    Returns:
+        [row, step, layer, head], nan where a layer has fewer heads, a row per prompt, seed
         and pair: `measured`, the cosine of the two maps; `sink`, the same as it were if BOS
         alone decided the softmax's sum; `predicted`, from the keys and the covariance of the
         queries. `prompt` [row]; `bos` [picture, step, layer, head], the mean share of BOS;
         `layers`, their short names.
+
     Shown in: notebooks/12_text_self_attention.ipynb
     """
     found: dict[str, list] = {n: [] for n in ("measured", "sink", "predicted", "bos", "prompt")}
@@ -96,17 +99,22 @@ def measure_keys(
 def measure_shares(
     pipe, arms: Sequence[dict], prompts: Sequence[dict], seeds: Sequence[int], **sampling
 ) -> pd.DataFrame:
-    """Who has the attention, and who should have it by the moments of the queries.
+    """Measured share of attention of each token, and the share predicted from the queries' moments.
 
     Args:
         arms: As in `destruction.draw_arms`, without edits.
         prompts: `text` with the slot `{}`.
         sampling: Passed to `sampling.generate`.
-    Returns: A row per arm, prompt and seed: columns `concept arm prompt seed`, then `slot bos
+
+    Returns:
+        A row per arm, prompt and seed: columns `concept arm prompt seed`, then `slot bos
         words padding`, shares averaged over steps, layers, heads and places, which sum to 1
         (padding counts from EOS on), and `predicted_slot` and so on, by
         `tsam.predicted_shares`.
-    Raises: ValueError: a prompt does not hold its arm's word.
+
+    Raises:
+        ValueError: a prompt does not hold its arm's word.
+
     Shown in: notebooks/15_ti_lens.ipynb
     """
     unique = list(dict.fromkeys(arm["word"] for arm in arms))

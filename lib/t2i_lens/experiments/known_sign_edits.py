@@ -1,4 +1,4 @@
-"""Edits of signs whose outcome is known, because the world draws them; and other readers of signs.
+"""Edits of signs with a known outcome, drawn by the world, and other readers of signs.
 
 Shown in: notebooks/14_text_metrics.ipynb
 """
@@ -27,13 +27,15 @@ KNOWN = (
 
 
 def known_edits(sources: Sequence[str], targets: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Signs beside an object, with their word exchanged and one more thing changed.
+    """Pictures of a sign and an object, with the word exchanged and one more change.
 
     Args:
         sources: Words of the world.
         targets: The words to exchange them for.
         seed: Of objects, colours, places and noise.
-    Returns: `source` uint8 [pair, 1, 64, 64, 3] and `edited` [edit, pair, 1, 64, 64, 3], the
+
+    Returns:
+        `source` uint8 [pair, 1, 64, 64, 3] and `edited` [edit, pair, 1, 64, 64, 3], the
         edits in the order of `KNOWN`: the word exchanged, the target's letters reversed, and the
         word exchanged with one more thing changed.
     """

@@ -1,4 +1,4 @@
-"""How alike the cross-attention maps of two words are, while a picture is drawn."""
+"""Cosine of the cross-attention maps of two words, step by step while a picture is drawn."""
 
 from collections.abc import Sequence
 
@@ -27,13 +27,18 @@ def measure_maps(
         seeds: One latent each, the same for all prompts.
         prompt_batch: Prompts whose maps are held at a time.
         sampling: Passed to `sampling.generate`.
-    Returns: The columns of `word_pairs`; `heads` [pair, seed, step, layer, head], cosines in
+
+    Returns:
+        The columns of `word_pairs`; `heads` [pair, seed, step, layer, head], cosines in
         [0, 1], nan where a layer has fewer heads or a head gives a word nothing; `pooled`
         [pair, seed, step, resolution], of the mean over heads and over the layers of one
         resolution, T-SAM's A; `layers`, their short names, `heights` of their maps,
         `resolutions`, heights from the largest; `pictures`, uint8 [prompt, seed, height,
         width, 3].
-    Raises: ValueError: as `word_pairs` and `generate`.
+
+    Raises:
+        ValueError: as `word_pairs` and `generate`.
+
     Shown in: notebooks/11_correlation.ipynb
     """
     table = word_pairs(pipe, prompts)
@@ -96,7 +101,7 @@ def judge_pairs(
     first: Sequence[str],
     second: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """What the judge finds of each pair in each picture of its prompt.
+    """The judge's reading of each pair in each picture of its prompt.
 
     Args:
         judge: With `read`, `present` and perhaps `colour`, as `toybox.judge.Judge`.
@@ -104,7 +109,9 @@ def judge_pairs(
         kind: Of each pair, as in `word_pairs`; only "nouns" and "bound" pairs can be judged.
         first: Noun, or colour of a bound pair.
         second: Noun.
-    Returns: `found` [pair, seed], how many of the pair's nouns are in the picture, -1 where the
+
+    Returns:
+        `found` [pair, seed], how many of the pair's nouns are in the picture, -1 where the
         pair is of another kind; `right` [pair, seed], 1 where the noun of a bound pair is there
         in its colour, 0 where it is there in another, -1 where it is not there, the pair is
         of another kind, or the judge tells no colours.
@@ -139,7 +146,7 @@ def label_gap(values: Float[np.ndarray, " row"], labels: np.ndarray, rows: np.nd
 def shuffled_gaps(
     values: Float[np.ndarray, " row"], labels: np.ndarray, shuffles: int, seed: int = 0
 ) -> Float[np.ndarray, " shuffle"]:
-    """`label_gap` with the labels shuffled over rows, as often as asked."""
+    """`label_gap` with the labels shuffled over rows, `shuffles` times."""
     rng, rows = np.random.default_rng(seed), np.arange(len(values))
     return np.array([label_gap(values, rng.permutation(labels), rows) for _ in range(shuffles)])
 
@@ -155,10 +162,10 @@ def matched_gaps(
 def from_other_prompts(
     values: Float[np.ndarray, " pair"], groups: np.ndarray, seed: int = 0
 ) -> Float[np.ndarray, " pair"]:
-    """Each pair gets the value of a pair of the same group, the groups being shuffled inside.
+    """Values shuffled within groups: each pair gets the value of a pair of its group.
 
-    With groups of the same kind at the same positions, what is left is what the places alone
-    would give.
+    With groups of the same kind at the same positions, the shuffled values show the effect of the
+    positions alone.
     """
     rng, shuffled = np.random.default_rng(seed), values.copy()
     for group in np.unique(groups):

@@ -1,4 +1,4 @@
-"""Text self-attention of whole prompts: read as arrays, reduced to numbers."""
+"""Text self-attention of whole prompts: patterns, BOS mass and self-attention per layer."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,17 @@ Patterns = Float[np.ndarray, "prompt layer head query key"]
 def read_patterns(pipe, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     """Text self-attention of some prompts in all layers and heads.
 
-    Args: pipe: A pipeline to which every placeholder in the prompts is attached.
-    Returns: `patterns` float32 [prompt, layer, head, query, key], cut after the last EOS of
+    Args:
+        pipe: A pipeline to which every placeholder in the prompts is attached.
+
+    Returns:
+        `patterns` float32 [prompt, layer, head, query, key], cut after the last EOS of
         all; `eos` [prompt], the position of each prompt's own; `pieces` [prompt, token], its
         tokens up to there, without the mark of a word's end.
-    Raises: ValueError: a prompt is too long.
+
+    Raises:
+        ValueError: a prompt is too long.
+
     Shown in: notebooks/06_clip_attention.ipynb
     """
     rows = [encode(pipe, prompt) for prompt in prompts]
@@ -30,7 +36,8 @@ def read_patterns(pipe, prompts: Sequence[str]) -> dict[str, np.ndarray]:
 def read_untrained_patterns(pipe, prompts: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     """As `read_patterns`, of an encoder of the same shape whose weights are random.
 
-    Args: seed: Of the weights, which are drawn as before training.
+    Args:
+        seed: Of the weights, which are drawn as before training.
     """
     rows = [encode(pipe, prompt) for prompt in prompts]
     return _cut(read_ids(untrained_encoder(pipe.text_encoder, seed), _ids(rows)), rows)
@@ -49,7 +56,9 @@ def layer_profile(patterns: Patterns, eos: Int[np.ndarray, " prompt"]) -> dict[s
     Args:
         patterns: Text self-attention of some prompts.
         eos: Position of each prompt's EOS.
-    Returns: `bos`, the BOS mass, and `own`, the mean attention of a word to itself, both
+
+    Returns:
+        `bos`, the BOS mass, and `own`, the mean attention of a word to itself, both
         [prompt, layer, head] in [0, 1]; `other` [prompt], the largest mean share of any token
         but BOS, over all layers and heads and the same queries as the BOS mass.
     """
@@ -67,9 +76,14 @@ def self_attention_ranks(
 ) -> Int[np.ndarray, " prompt"]:
     """Place of one token's attention to itself among all entries of the head-averaged map.
 
-    Args: position: Of the token, the same in all prompts.
-    Returns: 1 for the largest; the map ends at EOS and [0, 0], always 1, is left out.
-    Raises: ValueError: the position is after EOS.
+    Args:
+        position: Of the token, the same in all prompts.
+
+    Returns:
+        1 for the largest; the map ends at EOS and [0, 0], always 1, is left out.
+
+    Raises:
+        ValueError: the position is after EOS.
     """
     ranks = []
     for pattern, end in zip(torch.from_numpy(patterns[:, layer]), eos.tolist(), strict=True):

@@ -1,8 +1,8 @@
-"""Prompt sets whose annotations are true by construction: which words belong together.
+"""Prompt sets with annotated word pairs; the annotations are true by construction.
 
 The structures are those of Attend-and-Excite (two animals; an animal and an object; two coloured
 objects), relations in both orders, and signs with a source and a target word. The words are ours,
-one list per profile. `python -m t2i_lens.experiments.prompt_sets` writes the files anew.
+one list per profile. `python -m t2i_lens.experiments.prompt_sets` writes the files again.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from t2i_lens.models.profiles import get
 from t2i_lens.models.tokens import TokenRow
 
 FOLDER = DATA / "prompts"
-SETS = ("toybox", "sd")  # the second is for every other profile
+SETS = ("toybox", "sd")  # by `ModelProfile.world`
 SIMPLE = 'a sign that says "{}"'
 VALIDATION_SHARE = 0.25  # of the sign words; the others are the test bucket
 RELATED_PAIRS = 8  # pairs of nouns per relation, each said in both orders
@@ -165,7 +165,8 @@ def sentences(words: dict) -> dict[str, list[PairedPrompt]]:
 def read_words(profile: str, folder: Path = FOLDER) -> dict:
     """A profile's words.
 
-    Raises: ValueError: no such profile.
+    Raises:
+        ValueError: no such profile.
     """
     return yaml.safe_load((folder / "words.yaml").read_text())[set_of(profile)]
 
@@ -199,7 +200,8 @@ def _line(fields: dict, indent: int) -> str:
 def load_pairs(profile: str, name: str, folder: Path = FOLDER) -> list[PairedPrompt]:
     """A paired set: `animals`, `animals_objects`, `objects` or `relations`.
 
-    Raises: ValueError: no such profile or set.
+    Raises:
+        ValueError: no such profile or set.
     """
     sets = _read(profile, folder)
     names = [key for key in sets if key != "signs"]
@@ -219,7 +221,8 @@ def load_pairs(profile: str, name: str, folder: Path = FOLDER) -> list[PairedPro
 def load_signs(profile: str, bucket: str, kind: str, folder: Path = FOLDER) -> list[SignPrompt]:
     """Sign prompts of a bucket (`validation` or `test`) and kind (`simple` or `creative`).
 
-    Raises: ValueError: no such profile, bucket or kind.
+    Raises:
+        ValueError: no such profile, bucket or kind.
     """
     sets = _read(profile, folder)["signs"]
     if kind not in sets.get(bucket, {}):
@@ -228,14 +231,12 @@ def load_signs(profile: str, bucket: str, kind: str, folder: Path = FOLDER) -> l
 
 
 def set_of(profile: str) -> str:
-    """Which words and sentences a profile is asked: the toybox's world, or `sd`.
+    """Name of a profile's set of words and sentences: its world's own, or the one for all others.
 
-    Raises: ValueError: no such profile.
+    Raises:
+        ValueError: no such profile or set.
     """
-    if profile in SETS:
-        return profile
-    get(profile)
-    return "sd"
+    return profile if profile in SETS else get(profile).world
 
 
 def _read(profile: str, folder: Path) -> dict:
@@ -243,9 +244,10 @@ def _read(profile: str, folder: Path) -> dict:
 
 
 def pair_positions(row: TokenRow, pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where the two words of a pair stand in the ids fed, all pieces of each.
+    """Token positions of the two words of a pair, all pieces of each.
 
-    Raises: ValueError: a word is missing, or stands there twice so that the pair is ambiguous.
+    Raises:
+        ValueError: a word is missing, or stands there twice so that the pair is ambiguous.
     """
     for word in pair:
         if sum(found.text == word for found in row.words) > 1:

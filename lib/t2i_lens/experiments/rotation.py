@@ -1,4 +1,4 @@
-"""Turning the row in a slot towards another: what the first layer attends to, what is drawn."""
+"""Rotation of the row in a slot towards another row, and the first layer's self-attention."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def turned(
     factor: float = 1.0,
     path: str,
 ) -> list[Arm]:
-    """An arm at every place of a path: its row is scaled, then turned by spherical steps.
+    """Arms along a path: the row is scaled, then rotated by SLERP, one arm for each t.
 
     Args:
         arm: Whose row is turned.
@@ -45,7 +45,8 @@ def same_angle(
 ) -> Float[np.ndarray, "direction d_model"]:
     """Random rows that make the same angle with a row as another does, and have its norm.
 
-    Raises: ValueError: one of the two rows is zero.
+    Raises:
+        ValueError: one of the two rows is zero.
     """
     norm, goal = np.linalg.norm(row), np.linalg.norm(toward)
     if norm == 0 or goal == 0:
@@ -60,8 +61,12 @@ def same_angle(
 def slot_attention(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> dict[str, np.ndarray]:
     """Self-attention of the slot in the text encoder's first layer, mean over heads.
 
-    Args: As in `destruction.draw_arms`; words of several tokens count with their mean.
-    Returns: `attention` [arm, prompt], in [0, 1].
+    Args:
+        As in `destruction.draw_arms`; words of several tokens count with their mean.
+
+    Returns:
+        `attention` [arm, prompt], in [0, 1].
+
     Shown in: notebooks/07_bos_slerp.ipynb
     """
     sentences, edits = placed(pipe, arms, prompts)
@@ -79,12 +84,14 @@ def slot_attention(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> dict[s
 def attention_at_half(
     attention: Float[np.ndarray, " t"], presence: Float[np.ndarray, " t"]
 ) -> float:
-    """Attention where presence, along a path, first comes down to half of its first value.
+    """Attention at the first point of a path at which presence is half of its first value.
 
     Args:
         attention: At every place of the path, from where the concept is whole.
         presence: Share of pictures with the concept, at the same places.
-    Returns: Interpolated between places; the last attention if presence never falls so far.
+
+    Returns:
+        Interpolated between places; the last attention if presence never falls so far.
     """
     below = np.flatnonzero(presence <= presence[0] / 2)
     if not len(below):

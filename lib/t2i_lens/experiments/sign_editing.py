@@ -1,4 +1,4 @@
-"""Exchange the word in a picture by changing the prompt on the way, and score what comes of it."""
+"""Editing the word of a sign by a change of prompt during sampling, and the scores of the edit."""
 
 from collections.abc import Callable, Sequence
 
@@ -38,9 +38,13 @@ def switched(
         second: The prompts to change to; from step 0 on they alone count.
         seeds: Of the initial latents, the same for all prompts.
         start: Step from which the second prompt is fed, 0 to `num_inference_steps`.
-    Returns: Bytes 0..255, [prompt, seed, height, width, 3].
-    Raises: ValueError: the start is no step of the run, a prompt is too long, or the pipeline
-        is not Stable Diffusion 1 or 2.
+
+    Returns:
+        Bytes 0..255, [prompt, seed, height, width, 3].
+
+    Raises:
+        ValueError: the start is no step of the run, a prompt is too long, or the pipeline is not
+            Stable Diffusion 1 or 2.
     """
     if not 0 <= start <= num_inference_steps:
         raise ValueError(f"start {start} is not within 0 and {num_inference_steps} steps")
@@ -75,7 +79,7 @@ def switched(
 
 
 def _change(start: int, states: torch.Tensor) -> Callable:
-    """What diffusers calls after each step; it feeds `states` from step `start` on."""
+    """Callback for diffusers: it feeds `states` from step `start` on."""
 
     def after_step(_, step: int, timestep, fed: dict) -> dict:
         return {"prompt_embeds": states} if step + 1 == start else fed
@@ -92,9 +96,13 @@ def edits(
         prompts: Fields of `SignPrompt`.
         seeds: At least two; "other latents" are those of the next seed.
         starts: Steps from which the target prompt is fed; 0 is the whole run.
-    Returns: `source` [prompt, seed, height, width, 3] and `edited` [method, prompt, seed, height,
+
+    Returns:
+        `source` [prompt, seed, height, width, 3] and `edited` [method, prompt, seed, height,
         width, 3], the methods being those of `method_names`.
-    Raises: ValueError: fewer than two seeds.
+
+    Raises:
+        ValueError: fewer than two seeds.
     """
     if len(seeds) < 2:
         raise ValueError("pictures from other latents need at least two seeds")
@@ -128,7 +136,9 @@ def score(
         edited: After it, by each method.
         methods: Their names.
         targets: The word that should be read, one per pair.
-    Returns: A row per method, pair and seed: those three, `text` as the OCR engine reads it
+
+    Returns:
+        A row per method, pair and seed: those three, `text` as the OCR engine reads it
         (detections joined by blanks), `precision` and `recall` of its characters, and all of
         `SCORES` but `character_f1`, which exists for several pictures only. Errors in grey
         levels squared; `masked` leaves out the text regions of both pictures.
@@ -173,7 +183,9 @@ def method_means(
         scores: From `score`.
         picked: Places among a method's pictures (pair after pair, seed after seed); one that is
             picked twice counts twice.
-    Returns: Score -> one number per method, in the methods' order. The character F1 comes from
+
+    Returns:
+        Score -> one number per method, in the methods' order. The character F1 comes from
         the mean precision and recall, all others are means.
     """
     fields = ["precision", "recall", *(name for name in SCORES if name != "character_f1")]
@@ -186,7 +198,7 @@ def method_means(
 
 
 def agreement(scores: pd.DataFrame, picked: Sequence[int] | None = None) -> float:
-    """How alike published and corrected scores order the methods: mean tau-b of error and F1."""
+    """Agreement of published and corrected orders of methods: mean tau-b of error and F1."""
     means = method_means(scores, picked)
     taus = [sign_metrics.order_agreement(means[a], means[b]) for a, b in (ERRORS, TEXT)]
     return float(np.mean(taus))
@@ -215,14 +227,16 @@ def add_noise(
 def chance_f1(
     words: Sequence[str], lengths: Sequence[int], draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """F1 of texts that have nothing to do with what they should say, by their number of words.
+    """F1 of unrelated texts, by their number of words.
 
     Args:
         words: Found and wanted texts are drawn from these, no word in both of a pair.
         lengths: Numbers of words.
         draws: Pairs per length.
         seed: Of the draws.
-    Returns: `character` F1 as published and `word` F1, one number per length.
+
+    Returns:
+        `character` F1 as published and `word` F1, one number per length.
     """
     rng, published, correct = np.random.default_rng(seed), [], []
     for length in lengths:

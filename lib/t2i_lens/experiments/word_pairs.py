@@ -1,4 +1,4 @@
-"""Pairs of words of a prompt: which belong together, and where they stand in the ids fed."""
+"""Word pairs of a prompt: which words belong together, and their token positions."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,15 @@ def word_pairs(pipe, prompts: Sequence[dict]) -> pd.DataFrame:
     Args:
         pipe: Its tokenizer says where words stand.
         prompts: `text`, `bound` and `unbound`, as in `PairedPrompt`.
-    Returns: A row per pair: `prompt`, its number; `kind`, "bound" (attribute and its noun),
+
+    Returns:
+        A row per pair: `prompt`, its number; `kind`, "bound" (attribute and its noun),
         "crossed" (attribute and another noun), "nouns" or "attributes"; `first` and `second`,
         the words as annotated; `key` and `query`, the positions of the earlier and the later
         one. A word of several pieces stands at its last, which has seen them all.
-    Raises: ValueError: a word is missing, or stands there twice.
+
+    Raises:
+        ValueError: a word is missing, or stands there twice.
     """
     rows = []
     for number, prompt in enumerate(prompts):
@@ -43,7 +47,8 @@ def _unbound_kind(pair: Sequence[str], attributes: set[str]) -> str:
 def exchanged(prompt: PairedPrompt) -> PairedPrompt:
     """The same phrases in the other order: "a blue car and a red hat" of "a red hat and …".
 
-    Raises: ValueError: they are not joined by "and".
+    Raises:
+        ValueError: they are not joined by "and".
     """
     halves = prompt.text.split(SWAPPED_JOINT)
     if len(halves) != 2:
@@ -53,12 +58,13 @@ def exchanged(prompt: PairedPrompt) -> PairedPrompt:
 
 
 def adjoining(prompt: PairedPrompt) -> PairedPrompt:
-    """Two coloured objects without what joins them: "a red hat blue car".
+    """Two coloured objects without a joining word: "a red hat blue car".
 
     Its bound pairs, and the one pair across the phrases that is kept as unbound, are all direct
     neighbours, so that distance cannot tell them apart.
 
-    Raises: ValueError: it is not two coloured objects joined by "and".
+    Raises:
+        ValueError: it is not two coloured objects joined by "and".
     """
     halves = prompt.text.split(SWAPPED_JOINT)
     if len(halves) != 2 or len(prompt.bound) != 2:
@@ -72,7 +78,8 @@ def adjoining(prompt: PairedPrompt) -> PairedPrompt:
 def with_word(prompt: PairedPrompt, noun: str, word: str) -> PairedPrompt:
     """The prompt with another word in a noun's place, in its text and in its pairs.
 
-    Raises: ValueError: the noun is not there, or the word already is.
+    Raises:
+        ValueError: the noun is not there, or the word already is.
     """
     words = prompt.text.split()
     if noun not in words or word in words:

@@ -7,8 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from t2i_lens.figures.intervals import whisker
-from t2i_lens.figures.style import ROLES, WIDTH, styled
+from t2i_lens.figures.style import ROLES, WIDTH, panels_of, styled
 from t2i_lens.stats.bootstrap import Estimate
+
+Counts = tuple[np.ndarray, str]  # per bin, role
 
 
 @styled
@@ -37,53 +39,46 @@ def marked_histogram(
         height_ratios=[2.2, 0.22 * max(len(marks), 1)],
     )
     for label, (values, role) in groups.items():
-        axis.hist(
-            values, bins=edges, color=ROLES[role], alpha=0.75, label=f"{label} (n={len(values)})"
-        )
+        name = f"{label} (n={len(values)})"
+        axis.hist(values, bins=edges, color=ROLES[role], alpha=0.75, label=name)
+    ticks = {"markersize": 10, "markeredgewidth": 1.8}
     for y, (value, role) in enumerate(marks.values()):
         if isinstance(value, Estimate):
             whisker(rug, value, y, role)
-        else:
-            rug.plot(
-                np.atleast_1d(value),
-                np.full(np.size(value), y),
-                "|",
-                color=ROLES[role],
-                markersize=10,
-                markeredgewidth=1.8,
-            )
-            if np.size(value) == 1:
-                axis.axvline(
-                    float(np.squeeze(value)), color=ROLES[role], linestyle="--", linewidth=1
-                )
+            continue
+        rug.plot(np.atleast_1d(value), np.full(np.size(value), y), "|", color=ROLES[role], **ticks)
+        if np.size(value) == 1:
+            single = float(np.squeeze(value))
+            axis.axvline(single, color=ROLES[role], linestyle="--", linewidth=1)
     rug.set(ylim=(len(marks) - 0.4, -0.6), yticks=range(len(marks)))
     rug.set_yticklabels(marks)
     rug.tick_params(axis="y", length=0)
     rug.set_xlabel(f"{xlabel}; bins of {edges[1] - edges[0]:.3g}")
-    axis.set(ylabel=ylabel, yscale="symlog" if _uneven(groups, edges) else "linear")
+    # A group that would be invisible beside the tallest bar needs a logarithmic count axis.
+    peaks = [np.histogram(values, bins=edges)[0].max() for values, _ in groups.values()]
+    uneven = max(peaks) > 20 * max(min(peaks), 1)
+    axis.set(ylabel=ylabel, yscale="symlog" if uneven else "linear")
     axis.legend()
     return figure
 
 
-def _uneven(groups: Mapping[str, tuple[np.ndarray, str]], edges: np.ndarray) -> bool:
-    # A group that would be invisible beside the tallest bar needs a logarithmic count axis.
-    peaks = [np.histogram(values, bins=edges)[0].max() for values, _ in groups.values()]
-    return bool(max(peaks) > 20 * max(min(peaks), 1))
-
-
 @styled
 def density_panels(
-    panels: Mapping[str, Mapping[str, tuple[np.ndarray, str]]], edges: Mapping[str, np.ndarray]
+    panels: Mapping[str, Mapping[str, Counts]],
+    edges: Mapping[str, np.ndarray],
+    laws: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figure:
     """Counted histograms of equal area, a panel per quantity; the first is filled.
 
     Args:
         panels: Quantity -> label -> (counts per bin, role).
-        edges: Quantity -> bin edges.
+        edges: Quantity -> bin edges; edges of growing distance make the axis logarithmic.
+        laws: Label -> x and density of a curve that is drawn over the last panel.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 2.7), squeeze=False)
-    for axis, (quantity, histograms) in zip(axes[0], panels.items(), strict=True):
+    figure, _, axes = panels_of(len(panels), None, 2.3)
+    for axis, (quantity, histograms) in zip(axes, panels.items(), strict=True):
         width = np.diff(edges[quantity])
+        even = np.allclose(width, width[0])
         for place, (label, (counts, role)) in enumerate(histograms.items()):
             axis.stairs(
                 counts / counts.sum() / width,
@@ -94,9 +89,15 @@ def density_panels(
                 linewidth=1.2,
                 label=f"{label} (n={int(counts.sum()):,})",
             )
-        axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-        axis.set(xlabel=f"{quantity}; bins of {width[0]:.3g}", ylabel="density")
+        if even:
+            axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+        bins = f"bins of {width[0]:.3g}" if even else f"{len(width)} logarithmic bins"
+        axis.set(xlabel=f"{quantity}; {bins}", xscale="linear" if even else "log")
         axis.margins(y=0.45)
         axis.set_ylim(bottom=0)
+    for label, law in (laws or {}).items():
+        axis.plot(*law, color=ROLES["law"], label=label)
+    for axis in axes:
         axis.legend(loc="upper left", fontsize=7)
+    axes[0].set_ylabel("density")
     return figure

@@ -1,17 +1,23 @@
-"""Arrays in, Figure out: one look per role, on one page width.
+"""One look for all figures: a colour per role, sizes that can be read at the book's width.
 
-Each function draws inside its own style context and leaves matplotlib's settings as it
-found them. The colours are Okabe and Ito's, told apart by colour-blind readers.
+Each drawing function takes arrays and labels, returns a `Figure`, draws inside its own style
+context and leaves matplotlib's settings as it found them. The colours are Okabe and Ito's, told
+apart by colour-blind readers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 WIDTH = 7.0  # inches, the book's text column
+SMALL = 7  # points, of numbers inside of a picture or map
 ROLES = {
     "bos": "#7f7f7f",
     "content": "#0072B2",
@@ -21,6 +27,7 @@ ROLES = {
     "law": "#000000",
     "random": "#009E73",
 }
+TERMS = ("#D55E00", "#CC79A7", "#0072B2", "#009E73", "#7f7f7f")  # for parts, which are no roles
 STYLE = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
@@ -29,9 +36,12 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
+    "lines.markersize": 4,
 }
 
 
@@ -46,3 +56,55 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         return figure
 
     return inside
+
+
+def colour(role: str | float) -> str | tuple:
+    """The colour of a role; a place from 0 to 1 in an ordered series; or a colour as it is."""
+    if isinstance(role, str):
+        return ROLES.get(role, role)
+    return plt.get_cmap("viridis")(0.9 * role)
+
+
+def panels_of(
+    count: int, columns: int | None, height: float, **shared
+) -> tuple[Figure, np.ndarray, Sequence[Axes]]:
+    """A figure of the book's width with a grid of panels.
+
+    Args:
+        count: Panels that are drawn; what the grid has more is hidden.
+        columns: Panels side by side; all of them if None.
+        height: Of a row, in inches.
+        shared: Passed to `plt.subplots`.
+
+    Returns:
+        The figure, all axes [row, column], and the first `count` of them.
+    """
+    columns = columns or count
+    rows = -(-count // columns)
+    size = (WIDTH, rows * height + 0.4)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **shared)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, axes, list(axes.flat[:count])
+
+
+def legend(figure: Figure) -> None:
+    """One legend above all panels, with every label once, in as many columns as fit."""
+    seen: dict = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        for label, handle in zip(labels, handles, strict=True):
+            seen.setdefault(label, handle)
+    if seen:
+        longest = max(len(label) for label in seen)
+        columns = max(1, min(len(seen), int(110 / (longest + 8))))
+        figure.legend(seen.values(), seen.keys(), loc="outside upper left", ncols=columns)
+
+
+def log_axis(part: Axis) -> None:
+    """Plain numbers on a logarithmic axis: powers of ten, or three to a decade on a short one."""
+    low, high = part.get_view_interval()
+    subs = (1.0,) if high / low >= 1000 else (1.0, 2.0, 5.0)
+    part.set_major_locator(LogLocator(subs=subs))
+    part.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    part.set_minor_formatter(NullFormatter())

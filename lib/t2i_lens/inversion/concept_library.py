@@ -1,4 +1,4 @@
-"""Embeddings of the Hub's concept library, by their id."""
+"""TI embeddings of the Hub's concept library, located by their id."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,8 @@ def locate(source: str) -> Path:
 
     A file of that path goes before the id.
 
-    Raises: OSError: the id is unknown, or its file is neither cached nor reachable.
+    Raises:
+        OSError: the id is unknown, or its file is neither cached nor reachable.
     """
     if Path(source).exists() or not re.fullmatch(rf"{LIBRARY}/[\w.-]+", source):
         return Path(source)

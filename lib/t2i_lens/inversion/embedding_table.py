@@ -1,7 +1,7 @@
-"""The token embedding table: read from a pipeline, sorted, and beside it TI embeddings.
+"""The token embedding table of a pipeline, sorted by training, and the TI embeddings.
 
-TI embeddings come from this project's folders; of those that others published only the
-norms are known.
+TI embeddings come from this project's folders; of embeddings that others published only the norms
+are known.
 """
 
 import json
@@ -22,7 +22,7 @@ NEVER_TRAINED = 0.01  # of the median norm: below it a row has decayed to nothin
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The rows of an embedding table, sorted by what training did to them.
+    """The rows of an embedding table, sorted into trained and never-trained ones.
 
     Attributes:
         trained: Rows of ordinary tokens that training saw, [token, d_model].
@@ -52,9 +52,13 @@ def read_table(pipe, words: Sequence[str] = ()) -> dict[str, np.ndarray]:
     Args:
         pipe: A pipeline with `tokenizer` and `text_encoder`, no placeholder attached.
         words: Single-token words whose ids are wanted, e.g. initializer tokens.
-    Returns: `rows` float32 [token, d_model], `pieces` [token], `bos` and `eos` ids,
+
+    Returns:
+        `rows` float32 [token, d_model], `pieces` [token], `bos` and `eos` ids,
         `word_ids` [word].
-    Raises: ValueError: a word is not one token.
+
+    Raises:
+        ValueError: a word is not one token.
     """
     tokenizer = pipe.tokenizer
     word_ids = []
@@ -79,8 +83,12 @@ def read_counts(folder: Path, size: int) -> Int[np.ndarray, " token"] | None:
     Args:
         folder: Model folder; its `token_counts.json` maps the ids that occurred to counts.
         size: Number of rows of the embedding table.
-    Returns: A count per id, or None where the model's captions are not known.
-    Raises: ValueError: an id has no row, so the counts are of another vocabulary.
+
+    Returns:
+        A count per id, or None where the model's captions are not known.
+
+    Raises:
+        ValueError: an id has no row, so the counts are of another vocabulary.
     """
     file = Path(folder) / "token_counts.json"
     if not file.exists():
@@ -96,7 +104,7 @@ def read_counts(folder: Path, size: int) -> Int[np.ndarray, " token"] | None:
 def sort_vocabulary(
     table: dict[str, np.ndarray], counts: Int[np.ndarray, " token"] | None
 ) -> Vocabulary:
-    """Tell trained rows from never-trained ones; BOS and EOS are kept apart.
+    """Sort rows into trained and never-trained ones; BOS and EOS are kept apart.
 
     Args:
         table: From `read_table`.
@@ -120,14 +128,21 @@ def sort_vocabulary(
 
 
 def folder_of(profile: str) -> Path:
-    """Where a profile's TI embeddings are: the toybox's are shipped, the others are the user's."""
-    return (DATA if profile == "toybox" else BUILD) / "embeddings" / profile
+    """Folder of a profile's TI embeddings: next to a shipped model's, or among the user's.
+
+    Raises:
+        ValueError: no such profile.
+    """
+    from t2i_lens.models.profiles import get  # loads pipelines, which not every command needs
+
+    return (BUILD if get(profile).on_hub else DATA) / "embeddings" / profile
 
 
 def load_inversions(folder: Path) -> list[Inversion]:
     """Every TI embedding saved under a folder, the hero first, then by name.
 
-    Raises: FileNotFoundError: there is none.
+    Raises:
+        FileNotFoundError: there is none.
     """
     found = [load(file.parent) for file in sorted(Path(folder).glob("*/provenance.json"))]
     if not found:
@@ -139,24 +154,28 @@ def load_inversions(folder: Path) -> list[Inversion]:
 
 
 def variants_folder(folder: Path) -> Path:
-    """Where the other variants of the inversions in `folder` are, each in a folder of its name."""
+    """Folder of the other variants of the inversions in `folder`, each in a folder of its name."""
     return Path(folder).with_name(f"{Path(folder).name}-variants")
 
 
 def doses_folder(folder: Path) -> Path:
-    """Where what the inversions in `folder` destroy at each dose is kept, see `dose`."""
+    """Folder of the table of doses of the inversions in `folder`, see `dose`."""
     return Path(folder).with_name(f"{Path(folder).name}-doses")
 
 
 def load_variants(folder: Path) -> pd.DataFrame:
     """Every TI embedding of a model that was trained here, in the standard way and in others.
 
-    Args: folder: Of the standard inversions, as in `load_inversions`.
-    Returns: Columns variant ("standard" or the folder's name), concept, kind and superclass
+    Args:
+        folder: Of the standard inversions, as in `load_inversions`.
+
+    Returns:
+        Columns variant ("standard" or the folder's name), concept, kind and superclass
         (see `embeddings.Concept`), seed, learning_rate,
         initialisation, contexts and pictures (see `inversion_plan.Variant`), templates (how
         many), placeholder_token, vector (final, [d_model]), norm (of it), trajectory and config
         (see `embeddings.Inversion`).
+
     Raises:
         FileNotFoundError: there are no standard ones, or none with a record of its training.
         ValueError: a placeholder has several vectors.
@@ -200,7 +219,8 @@ def load_variants(folder: Path) -> pd.DataFrame:
 def published_ratios(file: Path = DATA / "published_embeddings.yaml") -> pd.DataFrame:
     """Norms of public TI embeddings, BOS and EOS, over their model's mean trained norm.
 
-    Returns: Columns source (the repository), model, token, ratio, role; multi-vector tokens
+    Returns:
+        Columns source (the repository), model, token, ratio, role; multi-vector tokens
         have a row per norm that is known.
     """
     published, points = yaml.safe_load(Path(file).read_text()), []

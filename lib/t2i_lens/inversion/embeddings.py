@@ -1,4 +1,4 @@
-"""Trained placeholders on disk and in a pipeline: save, load, attach."""
+"""Trained placeholder tokens: save them, load them, attach them to a pipeline."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ CONTEXTS = "contexts.yaml"
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """What a placeholder is trained on.
+    """A concept: the placeholder, its class word and its training pictures.
 
     Attributes:
         name: Folder name of the result.
@@ -61,7 +61,7 @@ class Concept:
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A trained placeholder and how it came about.
+    """A trained placeholder with its provenance.
 
     Attributes:
         embedding: Rows of the input embedding table, float32, [vector, d_model].
@@ -123,9 +123,11 @@ def load_concepts(folder: Path = DATA / "concepts") -> list[Concept]:
 
 
 def load_contexts(name: str, folder: Path = DATA / "concepts") -> tuple[Images, tuple[str, ...]]:
-    """Pictures of a concept among other things, and the sentence that says each.
+    """Pictures of a concept in scenes, with the caption of each.
 
-    Returns: Pictures, and captions with `{}` for the placeholder.
+    Returns:
+        Pictures, and captions with `{}` for the placeholder.
+
     Raises:
         FileNotFoundError: the concept has no such pictures, or one is missing.
         ValueError: the list is malformed.
@@ -210,9 +212,14 @@ def load(folder: Path) -> Inversion:
 def attach(pipe: DiffusionPipeline, inversion: Inversion | Path) -> tuple[int, ...]:
     """Puts a trained placeholder into a pipeline; no other row of its table changes.
 
-    Args: inversion: Or the folder that `save` wrote.
-    Returns: The placeholder's ids, one per vector.
-    Raises: ValueError: the rows do not fit the model, or the name is taken.
+    Args:
+        inversion: Or the folder that `save` wrote.
+
+    Returns:
+        The placeholder's ids, one per vector.
+
+    Raises:
+        ValueError: the rows do not fit the model, or the name is taken.
     """
     if not isinstance(inversion, Inversion):
         inversion = load(inversion)
@@ -222,9 +229,14 @@ def attach(pipe: DiffusionPipeline, inversion: Inversion | Path) -> tuple[int, .
 def attach_rows(pipe: DiffusionPipeline, token: str, rows: Sequence[TowerRows]) -> tuple[int, ...]:
     """Puts a placeholder with given rows into a pipeline; no other row of its tables changes.
 
-    Args: rows: One array per CLIP tower: one for Stable Diffusion, two for SDXL.
-    Returns: The placeholder's ids, one per vector.
-    Raises: ValueError: the rows do not fit the model, or the name is taken.
+    Args:
+        rows: One array per CLIP tower: one for Stable Diffusion, two for SDXL.
+
+    Returns:
+        The placeholder's ids, one per vector.
+
+    Raises:
+        ValueError: the rows do not fit the model, or the name is taken.
     """
     tables = [encoder.get_input_embeddings() for _, encoder in text_towers(pipe)]
     needed = " + ".join(str(table.embedding_dim) for table in tables)

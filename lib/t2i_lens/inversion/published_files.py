@@ -1,4 +1,4 @@
-"""TI embeddings in the files that others publish: read, written, attached under the right name.
+"""TI embeddings in published file formats: read, write, and attach them under the right name.
 
 Only tensors are read: a pickle goes through torch's weights-only reader, which refuses code.
 """
@@ -36,7 +36,7 @@ Layout = Literal["diffusers", "a1111"]
 
 @dataclass(frozen=True, eq=False)
 class LearnedToken:
-    """A placeholder as a file holds it.
+    """A placeholder as stored in a file.
 
     Attributes:
         name: The placeholder token.
@@ -58,8 +58,10 @@ class LearnedToken:
 def read_tokens(file: Path, name: str | None = None) -> list[LearnedToken]:
     """All placeholders of a file.
 
-    Args: name: In place of the file's own; needed for a bare tensor, and possible only where
-        the file holds one placeholder.
+    Args:
+        name: In place of the file's own; needed for a bare tensor, and possible only where the file
+            holds one placeholder.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds code, or is no embedding; the message says which.
@@ -89,8 +91,11 @@ def write_tokens(tokens: Sequence[LearnedToken], folder: Path, layout: Layout) -
     For SDXL both tools read the same `clip_l` and `clip_g`. In A1111's layout, and for SDXL, the
     name is the file's name and stands nowhere inside.
 
-    Returns: The files written.
-    Raises: ValueError: a name is no file name, or the file exists.
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: a name is no file name, or the file exists.
     """
     folder, contents = Path(folder), {}
     for token in tokens:
@@ -111,8 +116,11 @@ def write_tokens(tokens: Sequence[LearnedToken], folder: Path, layout: Layout) -
 def attach_token(pipe: DiffusionPipeline, token: LearnedToken) -> tuple[int, ...]:
     """Puts a placeholder into a pipeline, with all its vectors.
 
-    Returns: Its ids, one per vector.
-    Raises: ValueError: the widths do not fit the model, or the name is taken or unusable.
+    Returns:
+        Its ids, one per vector.
+
+    Raises:
+        ValueError: the widths do not fit the model, or the name is taken or unusable.
     """
     return attach_rows(pipe, token.name, token.rows)
 
@@ -126,17 +134,22 @@ def add_tokens(
         class_word: A word of one token, that they are compared with.
         profile: Of the model that they were trained on, see `embedding_table.folder_of`.
         source: Where they came from, kept in their provenance.
-    Returns: Their folders.
-    Raises: ValueError: no such profile, or the toybox; rows of another model or for two encoders;
-        a name that cannot stand in a prompt or is taken. Nothing is saved then.
+
+    Returns:
+        Their folders.
+
+    Raises:
+        ValueError: no such profile, or a shipped one; rows of another model or for two encoders; a
+            name that cannot stand in a prompt or is taken. Nothing is saved then.
     """
     from t2i_lens.models.profiles import (
         get,  # loads pipelines, which talk; other commands do not need it
     )
 
-    if profile == "toybox":
-        raise ValueError("the toybox's TI embeddings are shipped: name another profile")
-    components = read_config(get(profile).config)["components"]
+    model = get(profile)
+    if not model.on_hub:
+        raise ValueError(f"the TI embeddings of {profile} are shipped: name another profile")
+    components = read_config(model.config)["components"]
     towers = [components[name] for name in sorted(components) if name.startswith("text_encoder")]
     widths = tuple(t["config"]["hidden_size"] for t in towers if t["class"].startswith("CLIP"))
     folder, named = folder_of(profile), {}

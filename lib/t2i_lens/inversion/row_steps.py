@@ -1,4 +1,4 @@
-"""The steps that the rows of textual inversion take: optimiser, penalties, fixed norms.
+"""Optimiser steps of embedding rows: Adam, AdamW or SGD, penalties, fixed norms.
 
 Every run of a batch has its own rows and its own settings; none sees another's.
 """
@@ -29,7 +29,7 @@ def optimizer_for(rows: Rows, configs: Sequence[InversionConfig]) -> torch.optim
 def penalties(
     rows: Float[Tensor, "run vector d_model"], configs: Sequence[InversionConfig]
 ) -> Float[Tensor, " run"]:
-    """What each run pays for the size of its rows: l1·Σ|e| + l2·Σe²."""
+    """Penalty of each run on the size of its rows: l1·Σ|e| + l2·Σe²."""
     l1, l2 = rows.new_tensor([(c.l1_penalty, c.l2_penalty) for c in configs]).T
     return l1 * rows.abs().sum((1, 2)) + l2 * rows.square().sum((1, 2))
 

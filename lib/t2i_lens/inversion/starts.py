@@ -1,7 +1,7 @@
-"""Where a placeholder's row may start: what textual inversion is compared with itself for.
+"""Initial rows for textual inversion: the class word, proposed alternatives, and two controls.
 
-The usual start is the class word's row. The others are the ways proposed in its place, and two
-that know nothing of the concept.
+The usual start is the class word's row. The alternatives are published proposals; the controls do
+not depend on the concept.
 
 Sources: Gal et al. 2022 (class word); Cross Initialization, Pang et al., arXiv 2312.15905 (the
 text encoder's output, and the mean of several names).
@@ -44,7 +44,9 @@ def initial_rows(
             the vocabulary's mean norm.
         names: Single-token words; the concept's own initializer is not taken.
         seed: Of the two random ones, together with the concept's name.
-    Raises: ValueError: a word is not one token, or there are no names to take the mean of.
+
+    Raises:
+        ValueError: a word is not one token, or there are no names to take the mean of.
     """
     if initialisation == "class_word":
         return initializer_rows(pipe, concept, 1)

@@ -1,12 +1,11 @@
-"""Textual inversion: learn the embedding rows of a new word, everything else frozen.
+"""Textual inversion: learn the embedding rows of a placeholder token, everything else frozen.
 
-The recipe is that of diffusers' example script: rows start at the initializer token's
-row, AdamW at a constant rate, uniform timesteps, one random template per sample, mean
-squared error of the predicted noise (Gal et al., arXiv 2208.01618). Three things make it
-quick without changing its gradient: only the placeholder's own rows are parameters, put in
-place of the table's output; pictures are encoded to latents once; and several concepts
-share one U-Net batch. Each has its own row, learning rate and generator, so what else is
-trained beside it does not matter.
+The recipe is that of diffusers' example script: rows start at the initializer token's row, AdamW at
+a constant rate, uniform timesteps, one random template per sample, mean squared error of the
+predicted noise (Gal et al., arXiv 2208.01618). Three shortcuts save time and keep the gradient:
+only the placeholder's own rows are parameters, written into the table's output; pictures are
+encoded to latents once; and several concepts share one U-Net batch. Each concept has its own row,
+learning rate and generator, so the result does not depend on the other concepts of the batch.
 """
 
 import importlib.metadata
@@ -55,9 +54,13 @@ def train(
             `BATCH_FIELDS`, and a concept may come several times.
         fingerprint: Names the model in the provenance; see `profiles.fingerprint`.
         initial: Where each placeholder starts; by default at its initializer's row.
-    Returns: In the order of the concepts; `attach` puts one into a pipeline.
-    Raises: ValueError: another pipeline, no or repeated runs, configs that cannot share a batch,
-        an initializer of several tokens, or a sentence that does not fit.
+
+    Returns:
+        In the order of the concepts; `attach` puts one into a pipeline.
+
+    Raises:
+        ValueError: another pipeline, no or repeated runs, configs that cannot share a batch, an
+            initializer of several tokens, or a sentence that does not fit.
     """
     require(pipe, StableDiffusionPipeline, "tokens are trained with Stable Diffusion 1 and 2")
     configs = [config] * len(concepts) if isinstance(config, InversionConfig) else list(config)
@@ -108,7 +111,7 @@ def train(
 
 
 def description(concept: Concept, config: InversionConfig, fingerprint: str | None) -> dict:
-    """All that a run depends on except the versions of the libraries, as its provenance has it."""
+    """Everything that a run depends on except the versions of the libraries, for its provenance."""
     return {
         "concept": identity(concept),
         "config": {**asdict(config), "templates": list(config.templates)},
@@ -122,7 +125,8 @@ def initializer_rows(
 ) -> EmbeddingRows:
     """The embedding of a concept's initializer token, once per vector.
 
-    Raises: ValueError: the initializer is several tokens.
+    Raises:
+        ValueError: the initializer is several tokens.
     """
     token = pipe.tokenizer(concept.initializer_token, add_special_tokens=False).input_ids
     if len(token) != 1:
@@ -133,14 +137,14 @@ def initializer_rows(
 
 
 def batch_key(config: InversionConfig) -> tuple:
-    """What runs must have in common to share a batch."""
+    """Key of a batch: runs with the same key can share one."""
     return tuple(getattr(config, name) for name in BATCH_FIELDS)
 
 
 def seconds_per_step(
     pipe: StableDiffusionPipeline, concepts: Sequence[Concept], configs: Sequence[InversionConfig]
 ) -> float:
-    """Seconds that a step of these runs in one batch takes here, without what comes before it."""
+    """Seconds per step of these runs in one batch on this machine, without preparation."""
 
     # Given, because runs that differ only in their start would count as repeated.
     initial = [
@@ -207,7 +211,7 @@ def _losses(
 
 @contextmanager
 def _frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[None]:
-    """No weight has a gradient inside, no layer is in training mode.
+    """Inside the block no weight has a gradient and no layer is in training mode.
 
     Fused attention's backward pass in bfloat16 is slow on a CPU, so attention is eager there;
     in float32 the two take the same time.

@@ -1,4 +1,4 @@
-"""What textual inversion trains on: its parameters, its templates, its random draws."""
+"""Training data of textual inversion: configuration, templates and random draws."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -137,9 +137,10 @@ class Draws(Iterator):
 
 
 def sentences(concept: Concept, config: InversionConfig) -> tuple[str, ...]:
-    """What a concept is trained with: the templates, then the captions in their pictures' order.
+    """Training sentences of a concept: the templates, then the captions in their pictures' order.
 
-    Raises: ValueError: captions and pictures differ in number, or a picture has neither.
+    Raises:
+        ValueError: captions and pictures differ in number, or a picture has neither.
     """
     captions = concept.captions or (None,) * len(concept.images)
     if len(captions) != len(concept.images):

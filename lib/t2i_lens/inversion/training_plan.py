@@ -1,7 +1,7 @@
-"""Every textual inversion of the study: which runs there are, and carrying out those not yet done.
+"""The plan of all textual inversions of the study, and the command that trains the missing ones.
 
-A variant trains some concepts in one way. The standard one is what the chapters show; the others
-differ from it in one thing each, so that the two can be compared.
+A variant trains some concepts in one way. The chapters show the standard variant; every other
+variant differs from it in one setting, so that the two can be compared.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class TrainingRun:
     folder: Path
 
     def provenance(self, fingerprint: str) -> dict:
-        """What this run depends on; it is repeated when that has changed."""
+        """Everything that this run depends on; it is repeated when this has changed."""
         return description(self.concept, self.config, fingerprint) | {
             "initialisation": self.variant.initialisation,
             "contexts": self.variant.contexts,
@@ -99,7 +99,8 @@ class TrainingRun:
 def recipe(profile: str) -> InversionConfig:
     """The standard run's parameters.
 
-    Raises: ValueError: the profile has none.
+    Raises:
+        ValueError: the profile has none.
     """
     if profile not in RECIPES:
         raise ValueError(f"no recipe for profile {profile!r}; there are: {', '.join(RECIPES)}")
@@ -167,12 +168,14 @@ def runs(
     contexts: Callable[[str], tuple[Images, tuple[str, ...]]],
     folder: Path,
 ) -> list[TrainingRun]:
-    """What a plan comes down to, in its order.
+    """All runs of a plan, in its order.
 
     Args:
         contexts: Pictures and captions of a concept by its name; see `embeddings.load_contexts`.
         folder: Of the standard runs; the other variants' lies beside it.
-    Raises: ValueError: a variant names a concept that is not there.
+
+    Raises:
+        ValueError: a variant names a concept that is not there.
     """
     named = {c.name: c for c in concepts}
     found = []
@@ -215,7 +218,7 @@ def in_contexts(
 
 
 def pending(planned: Sequence[TrainingRun], fingerprint: str) -> list[TrainingRun]:
-    """Those without a whole result from this model, these pictures and this config."""
+    """Runs without a complete result from this model, these pictures and this config."""
     return [run for run in planned if not _done(run, fingerprint)]
 
 
@@ -232,7 +235,7 @@ def chunks(planned: Sequence[TrainingRun], together: int = 1) -> Iterator[list[T
 def seconds(
     pipe: StableDiffusionPipeline, planned: Sequence[TrainingRun], together: int = 1
 ) -> float:
-    """Estimate of what the runs take, from the first steps of one of their batches."""
+    """Estimated seconds of the runs, from the first steps of one of their batches."""
     total = 0.0
     per_run_step: dict[tuple, float] = {}
     for chunk in chunks(planned, together):

@@ -1,8 +1,8 @@
-"""Who looks at the pictures of a profile: the toybox's own judge and eye, or public models.
+"""Judges find objects in pictures, and eyes compare pictures: the readers of each profile.
 
-Of the toybox's world everything is known, so its judge is trained on nothing else. For all other
-profiles an open-vocabulary detector (OWLv2, Minderer et al. 2023) looks for the same nouns, and
-DINOv2 (Oquab et al. 2023) compares pictures. How often these two err is not measured here.
+The toybox has a judge of its own, trained on the world's pictures only. For all other profiles an
+open-vocabulary detector (OWLv2, Minderer et al. 2023) looks for the same nouns, and DINOv2 (Oquab
+et al. 2023) compares pictures. Their error rates are not measured here.
 """
 
 import warnings
@@ -24,9 +24,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from t2i_lens.base.files import file_digest
 from t2i_lens.base.lazy import Lazy, lazy_file
 from t2i_lens.base.paths import DATA
-from t2i_lens.inversion.embedding_table import folder_of, load_inversions
+from t2i_lens.inversion.embedding_table import load_inversions
 from t2i_lens.judging.protocols import FOUND
 from t2i_lens.models.model_files import quiet
 from t2i_lens.models.profiles import best_device, hub_commit
@@ -40,13 +41,13 @@ TOGETHER = 8  # pictures in a batch of the detector
 
 @dataclass(frozen=True)
 class Found:
-    """What the detector found: probabilities [picture, noun], `FOUND` at its threshold."""
+    """Reading of the detector: probabilities [picture, noun], `FOUND` at its threshold."""
 
     nouns: Float[np.ndarray, "picture noun"]
 
 
 class Detector:
-    """A judge for any picture: a box holds what it is likeliest to hold, of all words looked for.
+    """A judge for any picture: each box gets the likeliest of all words that are looked for.
 
     A learned concept whose name no prompt uses is looked for by its class word.
     """
@@ -93,15 +94,35 @@ class Encoder:
         return normalize(torch.cat(parts), dim=-1).numpy()
 
 
-def judge_for(profile: str) -> Lazy:
-    """The judge of a profile's pictures, loaded when first needed; a `destruction.Judge`.
+def world_judge() -> Lazy:
+    """The judge of the toybox's pictures, trained on its world; a `protocols.Judge`."""
+    return lazy_file(judge.load_judge, judge.FOLDER / "judge.safetensors")
 
-    Warns: UserWarning: a public detector is taken; the message names its commit.
-    Raises: OSError: the detector's commit can be looked up neither on the Hub nor in the cache.
+
+def world_eye() -> Lazy:
+    """The picture tower of the toybox's world, see `toybox.likeness`."""
+    return lazy_file(likeness.load_eye, likeness.FOLDER / likeness.WEIGHTS)
+
+
+def world_clip(pipe: Lazy) -> Lazy:
+    """The text encoder of a pipeline with the toybox's picture tower, which it was trained with."""
+    from t2i_lens.toybox.export import load_pair  # brings the training along
+
+    tower = file_digest(likeness.FOLDER / likeness.WEIGHTS)
+    return Lazy(lambda: load_pair(pipe.get()), f"{pipe.fingerprint} {tower}")
+
+
+def public_judge(folder: Path) -> Lazy:
+    """A detector for any picture, which looks for the nouns of a model's prompts.
+
+    Args:
+        folder: Of the model's TI embeddings.
+    Warns: UserWarning: the message names the detector and its commit.
+
+    Raises:
+        OSError: its commit can be looked up neither on the Hub nor in the cache.
     """
-    if profile == "toybox":
-        return lazy_file(judge.load_judge, judge.FOLDER / "judge.safetensors")
-    looked_for, commit = nouns_of(profile), _current(DETECTOR)
+    looked_for, commit = nouns_of(folder), _current(DETECTOR)
 
     def load() -> Detector:
         processor = _loaded(Owlv2Processor, DETECTOR, commit, backend="pil")
@@ -110,13 +131,11 @@ def judge_for(profile: str) -> Lazy:
     return Lazy(load, f"{DETECTOR}@{commit}: {QUERY}, {THRESHOLD}, {looked_for}")
 
 
-def eye_for(profile: str) -> Lazy:
-    """What compares a profile's pictures with a concept's, see `toybox.likeness.likeness`.
+def public_eye() -> Lazy:
+    """An eye for any picture, see `toybox.likeness.likeness`.
 
-    Warns, raises: As `judge_for`, of the encoder.
+    Warns, raises: As `public_judge`, of the encoder.
     """
-    if profile == "toybox":
-        return lazy_file(likeness.load_eye, likeness.FOLDER / likeness.WEIGHTS)
     commit = _current(ENCODER)
 
     def load() -> Encoder:
@@ -126,19 +145,22 @@ def eye_for(profile: str) -> Lazy:
     return Lazy(load, f"{ENCODER}@{commit}")
 
 
-def nouns_of(profile: str, prompts: Path = DATA / "prompts") -> dict[str, str]:
-    """Every noun that a profile's pictures may be asked for, and the word that it is looked for by.
+def nouns_of(folder: Path, prompts: Path = DATA / "prompts") -> dict[str, str]:
+    """Every noun of a model's prompts, with the word that the detector looks for.
 
-    They are those of the prompt sets, the class words of the profile's TI embeddings, and their
+    They are those of the prompt sets, the class words of the model's TI embeddings, and their
     names: a name is looked for by its class word, unless it is one of the nouns.
+
+    Args:
+        folder: Of the TI embeddings, which need not be there.
     """
     sets = yaml.safe_load((prompts / "prompts.yaml").read_text())
     words = yaml.safe_load((prompts / "words.yaml").read_text())
     nouns = {noun for some in sets.values() for prompt in some for noun in prompt["context"]}
     nouns |= {noun for some in words.values() for noun in (*some["animals"], *some["objects"])}
     learned = {}
-    if folder_of(profile).exists():
-        concepts = [inversion.concept for inversion in load_inversions(folder_of(profile))]
+    if folder.exists():
+        concepts = [inversion.concept for inversion in load_inversions(folder)]
         learned = {concept.name: concept.superclass for concept in concepts}
     return learned | {noun: noun for noun in sorted(nouns | set(learned.values()))}
 

@@ -1,4 +1,4 @@
-"""Read the text in pictures with an OCR engine that was trained on anything but them."""
+"""Reading of text in pictures by an OCR engine that was not trained on this project's pictures."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,7 @@ MARGIN = 1  # pixels around a detected box that still belong to the text
 
 @dataclass(frozen=True)
 class OcrReading:
-    """What the engine finds in one picture.
+    """Text and boxes that the engine finds in one picture.
 
     Attributes:
         lines: The texts of its detections, lower case, in the engine's order. The engine also

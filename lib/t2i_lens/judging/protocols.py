@@ -1,4 +1,4 @@
-"""What a judge of pictures is to an experiment: anything that finds named objects in them."""
+"""The interface of a judge: probabilities of named objects in pictures."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ FOUND = 0.5  # an object is in the picture when the judge gives it at least this
 
 @runtime_checkable
 class Reading(Protocol):
-    """What a judge found; `nouns` are probabilities [picture, noun]."""
+    """Reading of a judge; `nouns` are probabilities [picture, noun]."""
 
     nouns: Float[np.ndarray, "picture noun"]
 

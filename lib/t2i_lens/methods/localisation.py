@@ -1,10 +1,10 @@
-"""Which cross-attention layers decide what: feed another prompt to some of them and look.
+"""Localisation of content in cross-attention layers by injection of another prompt.
 
 A picture is drawn from a source prompt while chosen layers read a target prompt, from some step
 on: the injection of Staniszewski et al. (2502.09935). All settings of a pair of prompts are rows
 of the same batches, each with the target's states in its own layers and in its conditional half
-alone. Nothing more can be shared between rows: once a layer has read another prompt the latents
-part, and with them the unconditional half too.
+only. Rows share no further computation: once a layer has read another prompt the latents differ,
+and with them the unconditional half.
 
 Shown in: notebooks/13_localization.ipynb
 """
@@ -37,7 +37,7 @@ PUBLISHED = ("sdxl", "if", "sd3")  # files of data/configs that name localised l
 
 @dataclass(frozen=True)
 class Setting:
-    """Which layers read the target prompt, and from which step on.
+    """The layers that read the target prompt, and the first step.
 
     Attributes:
         layers: Paths, from `unet_hooks.cross_attention_layers`, in any order; none changes nothing.
@@ -80,9 +80,13 @@ def draw_settings(
         settings: See `Setting`.
         seeds: One latent each, the same for all settings and pairs.
         sampling: Passed to `sampling.generate`; `batch_size` rows are drawn together.
-    Returns: `pictures`, uint8 [setting, pair, seed, height, width, 3].
-    Raises: ValueError: no pair, setting or seed, a layer that there is not, or a prompt that is
-        too long.
+
+    Returns:
+        `pictures`, uint8 [setting, pair, seed, height, width, 3].
+
+    Raises:
+        ValueError: no pair, setting or seed, a layer that there is not, or a prompt that is too
+            long.
     """
     targets = list(dict.fromkeys(target for _, target in pairs))
     read = text_states(pipe, targets) if targets else []
@@ -104,14 +108,15 @@ def ordered(layers: Sequence[str], responses: Float[np.ndarray, " layer"]) -> li
 
 
 def quarter(count: int) -> int:
-    """How many of so many layers can be called localised: a quarter, rounded up."""
+    """Largest number of layers that count as localised: a quarter, rounded up."""
     return ceil(MOST * count)
 
 
 def first_enough(scores: Sequence[float], whole: float) -> int:
     """Place of the first score that is at least `ENOUGH` of the whole; of the last if none is.
 
-    Raises: ValueError: no scores.
+    Raises:
+        ValueError: no scores.
     """
     if not len(scores):
         raise ValueError("no scores to choose from")
@@ -122,14 +127,16 @@ def first_enough(scores: Sequence[float], whole: float) -> int:
 def random_sets(
     layers: Sequence[str], size: int, count: int, seed: int, avoid: Setting = NONE
 ) -> list[Setting]:
-    """Random sets of layers, all different and none of them the one to avoid.
+    """Random sets of layers, all different, without the set to avoid.
 
     Args:
         size: Layers in each.
         count: How many sets.
         seed: Of the draws.
         avoid: A set that they are to be compared with.
-    Raises: ValueError: there are not that many sets.
+
+    Raises:
+        ValueError: there are not that many sets.
     """
     there = comb(len(layers), size) - (len(avoid.layers) == size)
     if count > there:
@@ -143,9 +150,10 @@ def random_sets(
 
 
 def layer_sizes(pipe) -> pd.DataFrame:
-    """What injection replaces the input of: key and value matrices of each cross-attention layer.
+    """Sizes of the key and value matrices of each cross-attention layer.
 
-    Returns: A row per layer in the order in which they run: `path`, `name` for figures,
+    Returns:
+        A row per layer in the order in which they run: `path`, `name` for figures,
         `parameters` of its key and value matrices, and `share`, per cent of the U-Net's.
     """
     network = denoiser(pipe)
@@ -159,11 +167,16 @@ def layer_sizes(pipe) -> pd.DataFrame:
 def published_shares(names: Sequence[str] = PUBLISHED) -> pd.DataFrame:
     """The same shares of published models, counted from their configurations without weights.
 
-    Args: names: Files of `data/configs` in which `localised` names layers.
-    Returns: A row per model: `model`, `localised` and `layers` (how many), `parameters` of the
+    Args:
+        names: Files of `data/configs` in which `localised` names layers.
+
+    Returns:
+        A row per model: `model`, `localised` and `layers` (how many), `parameters` of the
         localised layers' key and value matrices, `share` and `all`, per cent of the denoiser's
         parameters in those of the localised and of all layers.
-    Raises: FileNotFoundError: there is no such file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
     """
     rows = []
     for name in names:

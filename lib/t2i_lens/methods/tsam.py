@@ -1,7 +1,7 @@
 """T-SAM's two propositions as formulas (Kim et al., 2411.15236), on bare tensors.
 
-The first says what two cross-attention maps have in common from their keys alone, the second
-what an attention sink does to the outputs of text self-attention.
+The first predicts the cosine of two cross-attention maps from their keys, the second the similarity
+of text self-attention outputs from the attention sink.
 """
 
 import torch
@@ -23,7 +23,8 @@ def map_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes
 
     A share too small for float32 would make a map of zeros, which has no direction.
 
-    Args: As in `key_cosines`.
+    Args:
+        As in `key_cosines`.
     """
     shares = (scale * query @ key.mT).log_softmax(-1)
     return column_cosines((shares - shares.amax(-2, keepdim=True)).exp())
@@ -40,7 +41,9 @@ def key_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes
         query: Of one layer, by head, before the scale.
         key: Of the same heads; the keys after projection.
         scale: Of the scores.
-    Returns: In (0, 1], 1 for equal keys.
+
+    Returns:
+        In (0, 1], 1 for equal keys.
     """
     overlap = scale**2 * key @ _covariance(query) @ key.mT
     own = overlap.diagonal(dim1=-2, dim2=-1)
@@ -49,13 +52,14 @@ def key_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes
 
 
 def sink_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes token token"]:
-    """Cosine of two maps as it were if BOS alone decided the softmax's sum.
+    """Cosine of two maps under the assumption that BOS alone decides the softmax's sum.
 
     Proposition 1 before its second assumption: of the queries as they are, be they Gaussian or
     not. Each map is exp(q · (k_i - k_0)), scaled to a largest value of 1, which changes no
     cosine.
 
-    Args: As in `key_cosines`.
+    Args:
+        As in `key_cosines`.
     """
     exponents = scale * query @ (key - key[..., :1, :]).mT
     return column_cosines((exponents - exponents.amax(-2, keepdim=True)).exp())
@@ -68,8 +72,11 @@ def predicted_shares(query: Queries, key: Keys, scale: float) -> Float[Tensor, "
     E exp(q · (k_i - k_0)) = exp(m'd + d'Sd/2), the moment that Proposition 1 is made of; here
     these weights are divided by their sum over all tokens.
 
-    Args: As in `key_cosines`.
-    Returns: Sums to 1 over tokens.
+    Args:
+        As in `key_cosines`.
+
+    Returns:
+        Sums to 1 over tokens.
     """
     difference = scale * (key - key[..., :1, :])
     linear = (difference @ query.mean(-2)[..., None]).squeeze(-1)
@@ -85,7 +92,7 @@ def off_sink(pattern: Float[Tensor, "*axes query key"]) -> Float[Tensor, "*axes 
 def output_cosines(
     pattern: Float[Tensor, "*axes query key"], value: Float[Tensor, "*axes key channel"]
 ) -> Float[Tensor, "*axes query query"]:
-    """Cosine of what a head puts out for every two queries; Proposition 2 says 1 - O(eps)."""
+    """Cosine of a head's outputs for every two queries; Proposition 2 predicts 1 - O(eps)."""
     return column_cosines((pattern @ value).mT)
 
 

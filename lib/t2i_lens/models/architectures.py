@@ -1,4 +1,4 @@
-"""What is known of the published models without their weights: sizes and the layers by name.
+"""Architectures of published models without their weights: sizes, and layers by name.
 
 `data/configs/*.json` hold, for each component, its class, its configuration and its number of
 parameters; for the denoiser the layers that read the text, in execution order; and the layers
@@ -24,9 +24,10 @@ ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
 def read_config(name: str, folder: Path = CONFIGS) -> dict:
-    """The facts on one architecture: `components`, `cross_attention`, and `localised` if known.
+    """Configuration of one architecture: `components`, `cross_attention`, and `localised` if known.
 
-    Raises: FileNotFoundError: there is no such file.
+    Raises:
+        FileNotFoundError: there is no such file.
     """
     file = folder / f"{name}.json"
     if not file.exists():
@@ -73,7 +74,8 @@ def denoiser(pipe: diffusers.DiffusionPipeline) -> nn.Module:
 def random_component(entry: dict) -> nn.Module:
     """A component with random weights.
 
-    Args: entry: `class` (of diffusers or transformers) and `config`.
+    Args:
+        entry: `class` (of diffusers or transformers) and `config`.
     """
     if hasattr(diffusers, entry["class"]):
         return getattr(diffusers, entry["class"]).from_config(entry["config"]).eval()
@@ -84,7 +86,8 @@ def random_component(entry: dict) -> nn.Module:
 def empty_component(entry: dict) -> nn.Module:
     """A component without memory for its weights, on the meta device.
 
-    Args: As in `random_component`.
+    Args:
+        As in `random_component`.
     """
     with torch.device("meta"):
         return random_component(entry)

@@ -1,4 +1,4 @@
-"""The files of a model in diffusers' layout: which there are, and whether they are whole."""
+"""Files of a model in diffusers' layout: the list of them, and a check that they are complete."""
 
 import json
 from collections.abc import Iterator
@@ -51,12 +51,13 @@ def absent_components(folder: Path) -> list[str]:
 
 
 def check_safetensors(file: Path) -> None:
-    """Compares the size of a safetensors file with what its header promises.
+    """Compare the size of a safetensors file with the size in its header.
 
     The format: 8 bytes little-endian length of the header, the header in JSON with each
     tensor's span, then exactly the spans' bytes.
 
-    Raises: ValueError: the file is truncated or its header is damaged.
+    Raises:
+        ValueError: the file is truncated or its header is damaged.
     """
     size = file.stat().st_size
     try:
@@ -73,7 +74,8 @@ def check_safetensors(file: Path) -> None:
 def count_parameters(files: list[Path]) -> int:
     """Numbers in all tensors of the safetensors files among these, read from their headers.
 
-    Raises: ValueError: a header is damaged.
+    Raises:
+        ValueError: a header is damaged.
     """
     total = 0
     for file in files:

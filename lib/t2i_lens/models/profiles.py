@@ -1,4 +1,4 @@
-"""The models that the study measures, each pinned down so that a result names its model."""
+"""Profiles: the models that the study measures, each pinned to one revision."""
 
 import hashlib
 import re
@@ -34,6 +34,7 @@ PIPELINES = {
     "sd3": diffusers.StableDiffusion3Pipeline,
 }
 WITH_DDIM = ("sd", "sdxl")
+KNOWN_WORLD = "toybox"  # everything that can be drawn in it is known
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ModelProfile:
         family: Which pipeline class runs it.
         config: Name of the file in `data/configs` that states its layers and sizes.
         pinned: Whether the study names the commit; False if it was looked up (`settle`).
+        world: Name of the words and sentences in `data/prompts` that it is asked. In
+            `KNOWN_WORLD` pictures have a judge of their own.
     """
 
     name: str
@@ -67,6 +70,7 @@ class ModelProfile:
     family: Literal["sd", "sdxl", "if", "sd3"] = "sd"
     config: str | None = None
     pinned: bool = True
+    world: str = "sd"
 
     @property
     def on_hub(self) -> bool:
@@ -94,6 +98,7 @@ PROFILES = {
             num_inference_steps=25,
             guidance_scale=7.5,
             cross_attention_layers=7,
+            world=KNOWN_WORLD,
         ),
         _hub("sd14", "CompVis/stable-diffusion-v1-4",
              "133a221b8aa7292a167afc5127cb63fb5005638b", 512, 50, 7.5, 16, "sd", "sd1"),
@@ -115,7 +120,8 @@ PROFILES = {
 def get(name: str) -> ModelProfile:
     """The profile of that name.
 
-    Raises: ValueError: unknown name; the message lists those there are.
+    Raises:
+        ValueError: unknown name; the message lists those there are.
     """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; choose from: {', '.join(PROFILES)}")
@@ -130,7 +136,7 @@ def best_device() -> str:
 
 
 def on_device(profile: ModelProfile, device: str) -> ModelProfile:
-    """The profile in the dtype it has there.
+    """The profile with its dtype on that device.
 
     Half precision is for GPUs: on the CPU it is slow and lacks operations, so float32 is used.
     """
@@ -141,7 +147,9 @@ def settle(profile: ModelProfile, device: str = "cpu") -> ModelProfile:
     """The profile as it will run here: the dtype of the device, and the commit if it was open.
 
     Warns: UserWarning: the repository is not pinned; the message names the commit used.
-    Raises: OSError: an open commit can be looked up neither on the Hub nor in the cache.
+
+    Raises:
+        OSError: an open commit can be looked up neither on the Hub nor in the cache.
     """
     profile = on_device(profile, device)
     if profile.on_hub and profile.revision is None:
@@ -156,7 +164,8 @@ def memory_need(profile: ModelProfile) -> tuple[int, int]:
 
     Activations come on top. Nothing is loaded.
 
-    Raises: FileNotFoundError, ValueError: as `load`, for a folder.
+    Raises:
+        FileNotFoundError, ValueError: as `load`, for a folder.
     """
     if profile.config is not None:
         components = read_config(profile.config)["components"].values()
@@ -223,9 +232,10 @@ def load(profile: ModelProfile, device: str = "cpu") -> DiffusionPipeline:
 
 
 def fingerprint(profile: ModelProfile) -> str:
-    """What a result depends on: the files' content for a folder, else repository and commit.
+    """Fingerprint of a model: the files' content for a folder, else repository and commit.
 
-    Raises: FileNotFoundError: the folder or one of its files is missing.
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
     """
     if profile.on_hub:
         return f"{profile.repo}@{profile.revision or 'unpinned'}:{profile.dtype}"
@@ -254,7 +264,8 @@ def _check_layers(profile: ModelProfile, pipe: DiffusionPipeline) -> None:
 def hub_commit(repo: str) -> str:
     """The commit of a repository's main branch, as the Hub or else the cache knows it.
 
-    Raises: OSError: neither knows it.
+    Raises:
+        OSError: neither knows it.
     """
     try:
         return huggingface_hub.HfApi().model_info(repo).sha

@@ -1,8 +1,8 @@
-"""Prompts as the row of ids that the text encoder is fed, and words as positions in it.
+"""Prompts as token rows, and words as token positions.
 
-Positions are found in the ids themselves, never by tokenising a string again: a
-placeholder of several vectors takes several positions, and names in upper case or names
-that begin with another placeholder's name are otherwise expanded wrongly or not at all.
+Positions are found in the ids themselves and never by tokenising a string again: a placeholder of
+several vectors takes several positions, and names in upper case or names that begin with another
+placeholder's name would otherwise be expanded wrongly or not at all.
 """
 
 import re
@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 
 
 class Word(NamedTuple):
-    """A word of the prompt, lower-cased as CLIP reads it, and where it stands."""
+    """A word of the prompt, lower-cased as CLIP reads it, with its token positions."""
 
     text: str
     positions: tuple[int, ...]
@@ -25,7 +25,7 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One prompt as fed to the text encoder.
+    """The token row of one prompt, as the text encoder reads it.
 
     Attributes:
         prompt: The text as written.
@@ -50,8 +50,11 @@ class TokenRow:
     def positions(self, word: str) -> tuple[int, ...]:
         """Positions of a word or of several words in sequence, at every occurrence.
 
-        Args: word: As written in the prompt; case is ignored unless it tells two apart.
-        Raises: ValueError: the row does not hold it.
+        Args:
+            word: As written in the prompt; case is ignored unless it tells two apart.
+
+        Raises:
+            ValueError: the row does not hold it.
         """
         wanted = word.split()
         texts = [w.text for w in self.words]
@@ -85,7 +88,8 @@ def encode(pipe: DiffusionPipeline, prompt: str) -> TokenRow:
     A prompt whose placeholders are already written out (`<t> <t>_1`) gives the same row. Of a
     pipeline with several text encoders it is the first one's; see `encode_with`.
 
-    Raises: ValueError: the prompt does not fit, so part of it would be lost.
+    Raises:
+        ValueError: the prompt does not fit, so part of it would be lost.
     """
     return encode_with(pipe.tokenizer, prompt)
 
@@ -118,8 +122,11 @@ def add_placeholder(
     The tokens are `<t>`, `<t>_1`, … `<t>_{n-1}`, as diffusers names them. No other row
     changes.
 
-    Returns: The new ids, one per vector; the towers share them, as they share a vocabulary.
-    Raises: ValueError: the name is unusable, or it or one of its tokens is taken.
+    Returns:
+        The new ids, one per vector; the towers share them, as they share a vocabulary.
+
+    Raises:
+        ValueError: the name is unusable, or it or one of its tokens is taken.
     """
     towers = text_towers(pipe)
     if not towers or any(len(t.get_vocab()) != len(towers[0][0].get_vocab()) for t, _ in towers):

@@ -1,4 +1,4 @@
-"""Attention probabilities: computed beside a layer, or taken from where it computes them itself."""
+"""Attention probabilities: computed next to a layer, or taken from the layer's own computation."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext

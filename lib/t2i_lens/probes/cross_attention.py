@@ -1,9 +1,9 @@
-"""Cross-attention maps of a U-Net, recorded while pictures are drawn.
+"""Recorder of a U-Net's cross-attention maps while pictures are drawn.
 
-You say beforehand what is kept; by default the sum over steps of each layer's mean over
-heads, so that the state does not grow with the number of steps. Drawing itself is untouched:
-probabilities are taken where the model has them in float32, else computed a second time beside
-its own attention. What that costs is measured by ``make bench``.
+`Keep` states beforehand what is kept; the default is the sum over steps of each layer's mean over
+heads, so that memory does not grow with the number of steps. Recording does not change the
+pictures: probabilities are taken where the model has them in float32, and else computed a second
+time next to the model's own attention. `make bench` measures the cost.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from t2i_lens.probes.unet_hooks import (
 
 @dataclass(frozen=True)
 class Keep:
-    """What a recorder keeps.
+    """Selection and reduction of the maps that a recorder keeps.
 
     Attributes:
         layers: Paths, from `unet_hooks.cross_attention_layers`; all if None.
@@ -74,10 +74,11 @@ class AttentionMaps:
     summed_steps: int
 
     def indices(self, sample: int, word: str) -> list[int]:
-        """Where a word's positions are along the token axis, for one sample.
+        """Indices of a word's positions along the token axis, for one sample.
 
-        Raises: ValueError: the sample's prompt does not hold it, it was not kept, or the
-            recorder was not told the prompts.
+        Raises:
+            ValueError: the sample's prompt does not hold it, it was not kept, or the recorder was
+                not told the prompts.
         """
         if not self.rows:
             raise ValueError("the recorder does not know the prompts: record through generate")
@@ -95,7 +96,9 @@ def attention_pattern(
 
     Args:
         rows: Of the batch, as `unet_hooks.guidance_branches` names them.
-    Returns: Probabilities; they sum to 1 over tokens. Where the layer has them they are its
+
+    Returns:
+        Probabilities; they sum to 1 over tokens. Where the layer has them they are its
         own, so they are not to be written into.
     """
     begin, end, _ = rows.indices(len(call.query))
@@ -123,7 +126,7 @@ class Recorder:
         self._step, self._timestep = -1, float("inf")
 
     def begin(self, rows: Sequence[TokenRow] = (), seeds: Sequence[int] = ()) -> None:
-        """Says what the next call of the pipeline draws; `sampling.generate` does.
+        """Announce the prompts and seeds of the pipeline's next call; `sampling.generate` does so.
 
         Args:
             rows: Token row of each picture of the batch.
@@ -138,7 +141,8 @@ class Recorder:
     def maps(self) -> AttentionMaps:
         """All that was recorded so far.
 
-        Raises: ValueError: nothing was.
+        Raises:
+            ValueError: nothing was.
         """
         self._finish_batch()
         if not self._chunks:
@@ -254,7 +258,9 @@ def record(
         expected: How many cross-attention layers there must be, where that is known.
         shared: Draw with the probabilities that are recorded, so that the fused kernel's are
             not computed again beside it. That is faster, but pictures change by rounding.
-    Raises: ValueError: as `unet_hooks.cross_attention_layers`, or no such layer or head.
+
+    Raises:
+        ValueError: as `unet_hooks.cross_attention_layers`, or no such layer or head.
     """
     unet, recorder = unet_of(pipe), Recorder(pipe, keep)
 

@@ -1,9 +1,9 @@
-"""Edits: what may be done to a prompt on its way through text encoder and U-Net.
+"""Edits: interventions on a prompt in the text encoder and in the U-Net.
 
-An edit is a frozen value, called as `edit(activation, site) -> activation`. It is pure: at a
-site that is not its own it hands the activation back, at its own it returns a changed copy.
-Its `repr` is its caption and its cache key. Every kind has settings that change nothing:
-a `Scale` of 1, `Rotate` of 0, `Slerp` with t 0, no `positions`, no `layers`, no `queries`.
+An edit is a frozen value, called as `edit(activation, site) -> activation`. It is pure: at a site
+that is not its own it returns the activation itself, at its own site a changed copy. Its `repr` is
+its caption and its cache key. Every kind has settings that change nothing: a `Scale` of 1, `Rotate`
+of 0, `Slerp` with t 0, no `positions`, no `layers`, no `queries`.
 """
 
 import math
@@ -22,7 +22,7 @@ Branch = Literal["conditional", "unconditional"]
 
 @dataclass(frozen=True)
 class Site:
-    """Where an activation of one prompt was met.
+    """The place of an activation of one prompt: stage, layer, step and branch.
 
     Attributes:
         stage: "embedding", the token embeddings before positions are added, [token, d_model];
@@ -72,7 +72,7 @@ class Edit:
 
     @property
     def fingerprint(self) -> str:
-        """What a result made with this edit depends on."""
+        """Cache key of a result that uses this edit."""
         return repr(self)
 
     def __call__(self, activation: Float[Tensor, "..."], site: Site) -> Float[Tensor, "..."]:
@@ -119,7 +119,9 @@ class Rotate(_RowEdit):
         toward: Direction, [d_model]; its length does not matter.
         angle: Radians; negative turns away. The angle between row and direction reaches the
             direction itself, a larger one passes it.
-    Raises: ValueError: a row is parallel to the direction, so the plane is not determined.
+
+    Raises:
+        ValueError: a row is parallel to the direction, so the plane is not determined.
     """
 
     toward: Value
@@ -145,7 +147,9 @@ class Slerp(_RowEdit):
     Attributes:
         toward: Goal, [d_model].
         t: Share of the way.
-    Raises: ValueError: a row is parallel to the goal, so the arc is not determined.
+
+    Raises:
+        ValueError: a row is parallel to the goal, so the arc is not determined.
     """
 
     toward: Value
@@ -208,7 +212,9 @@ class Force(Edit):
         layer: Number of the text layer, from 0.
         queries: Positions whose rows are replaced.
         heads: Which heads; all if None.
-    Raises: ValueError: the pattern does not sum to 1 or looks ahead.
+
+    Raises:
+        ValueError: the pattern does not sum to 1 or looks ahead.
     """
 
     stages = ("pattern",)

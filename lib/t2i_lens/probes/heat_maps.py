@@ -1,4 +1,4 @@
-"""Heat maps from recorded cross-attention, as DAAM makes them, and numbers of them.
+"""Heat maps from recorded cross-attention, as in DAAM, their norms and their shares.
 
 All units are DAAM's (Tang et al., 2210.04885): probabilities summed over steps, averaged over
 layers and heads. Over all tokens a pixel's values sum to the number of steps.
@@ -35,7 +35,9 @@ def heat_maps(
         branch: Half of classifier-free guidance.
         clamp: Set negative values, which bicubic resizing makes, to 0 before averaging, as
             DAAM does.
-    Raises: ValueError: a layer or branch that was not recorded.
+
+    Raises:
+        ValueError: a layer or branch that was not recorded.
     """
     chosen = _chosen(maps, layers)
     if branch not in maps.branches:
@@ -61,7 +63,9 @@ def heat_map(
         word: As written in the prompts; several words in sequence are merged. A placeholder
             has as many tokens as vectors.
         options: As in `heat_maps`.
-    Raises: ValueError: a sample's prompt does not hold it.
+
+    Raises:
+        ValueError: a sample's prompt does not hold it.
     """
     every = heat_maps(maps, size, **options)
     return torch.stack([each[maps.indices(i, word)].mean(0) for i, each in enumerate(every)])

@@ -1,4 +1,4 @@
-"""Pictures for prompts × seeds, comparable across prompts: same seed, same latents."""
+"""Sampling of pictures for prompts × seeds; one seed means the same latents for every prompt."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,8 +20,11 @@ SAMPLED = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 def require(pipe, kinds: type | tuple[type, ...], told: str) -> None:
     """Refuses pipelines of other classes in one line.
 
-    Args: told: What is done with which of them.
-    Raises: ValueError: the pipeline is of none of the kinds.
+    Args:
+        told: What is done with which of them.
+
+    Raises:
+        ValueError: the pipeline is of none of the kinds.
     """
     if not isinstance(pipe, kinds):
         raise ValueError(f"{told}, not {type(pipe).__name__}")
@@ -67,7 +70,9 @@ def text_states(
 
     Args:
         edits: A list for each prompt; those for the U-Net are passed over.
-    Raises: ValueError: a prompt is too long (see `tokens.encode`), or as the edits do.
+
+    Raises:
+        ValueError: a prompt is too long (see `tokens.encode`), or as the edits do.
     """
     return _encoded(pipe, prompts, batch_size, edits)[0]
 
@@ -131,8 +136,12 @@ def generate(
         recorder: From `cross_attention.record`; its samples are prompts x seeds, seeds fastest.
         height: Of the pictures in pixels; the model's own if None.
         width: As height.
-    Returns: Bytes 0..255, [prompt, seed, height, width, 3].
-    Raises: ValueError: no prompt, no seed, a prompt that is too long, or as the edits do.
+
+    Returns:
+        Bytes 0..255, [prompt, seed, height, width, 3].
+
+    Raises:
+        ValueError: no prompt, no seed, a prompt that is too long, or as the edits do.
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed")

@@ -1,4 +1,4 @@
-"""Text self-attention of a CLIP text encoder: its pattern, its scores, and numbers of them."""
+"""Text self-attention of a CLIP text encoder: patterns, scores, and numbers derived from them."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from t2i_lens.probes.text_encoder_hooks import edited_text_encoder, traced_text_
 
 @dataclass(frozen=True)
 class TextReading:
-    """What a text encoder did with a batch of prompts.
+    """Activations of a text encoder for a batch of prompts.
 
     Attributes:
         patterns: Self-attention after softmax, in the layers that were read; causal, rows sum
@@ -54,7 +54,9 @@ def read_ids(
     Args:
         layers: Numbers from 0 of the layers to read; all if None.
         edits: A list for each row of ids.
-    Raises: ValueError: not a CLIP text encoder, a layer it does not have, or as the edits do.
+
+    Raises:
+        ValueError: not a CLIP text encoder, a layer it does not have, or as the edits do.
     """
     edited = edited_text_encoder(encoder, edits) if edits is not None else nullcontext()
     with edited, traced_text_encoder(encoder, layers) as trace:
@@ -79,7 +81,8 @@ def read_prompts(
 ) -> TextReading:
     """As `read_ids`, for prompts of a pipeline, placeholders expanded; `rows` are filled in.
 
-    Raises: ValueError: as `read_ids`, or a prompt that is too long.
+    Raises:
+        ValueError: as `read_ids`, or a prompt that is too long.
     """
     rows = tuple(encode(pipe, prompt) for prompt in prompts)
     ids = torch.tensor([row.ids for row in rows])
@@ -93,7 +96,9 @@ def bos_mass(pattern: Float[Tensor, "*axes query key"], eos: int) -> Float[Tenso
     Args:
         pattern: Text self-attention, of any number of layers and heads.
         eos: Position of the first EOS, from `TokenRow.eos`.
-    Returns: Share in [0, 1]; 1 means that only BOS is looked at.
+
+    Returns:
+        Share in [0, 1]; 1 means that only BOS is looked at.
     """
     return pattern[..., 1 : eos + 1, 0].mean(-1)
 
@@ -117,7 +122,9 @@ def rank_in_map(pattern: Float[Tensor, "query key"], eos: int, query: int, key: 
 
     Args:
         pattern: Of one layer, e.g. the mean over its heads.
-    Raises: ValueError: the entry is not one of them.
+
+    Raises:
+        ValueError: the entry is not one of them.
     """
     if not 0 <= key <= query <= eos:
         raise ValueError(f"[{query}, {key}] is not among the causal entries up to EOS at {eos}")
@@ -136,7 +143,9 @@ def tsam_matrix(
     Args:
         pattern: Of one prompt, all layers and heads.
         eos: Position of the first EOS; the tokens between BOS and it remain.
-    Returns: Lower triangle; rows sum to 1 if gamma is 1.
+
+    Returns:
+        Lower triangle; rows sum to 1 if gamma is 1.
     """
     content = pattern.mean((0, 1))[1:eos, 1:eos]
     return (content / content.sum(-1, keepdim=True)) ** gamma
@@ -145,10 +154,13 @@ def tsam_matrix(
 def tsam_matrix_as_released(
     pattern: Float[Tensor, "layer head query key"], eos: int, power: float = 3.0
 ) -> Float[Tensor, "token token"]:
-    """T as T-SAM's released code makes it: raised to the power first, normalised after.
+    """T as in T-SAM's released code: raised to the power first, normalised after.
 
-    Args: As `tsam_matrix`.
-    Returns: Lower triangle; rows sum to 1.
+    Args:
+        As `tsam_matrix`.
+
+    Returns:
+        Lower triangle; rows sum to 1.
     """
     content = pattern.mean((0, 1))[1:eos, 1:eos] ** power
     return content / content.sum(-1, keepdim=True)

@@ -1,4 +1,7 @@
-"""The only code that reaches into a CLIP text encoder: read, edited, always restored."""
+"""Hooks in a CLIP text encoder: read and edit its activations, and restore it afterwards.
+
+No other module changes a text encoder.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +17,7 @@ from t2i_lens.probes.unet_hooks import apply, hold
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """What a text layer makes its attention scores of.
+    """Weights that determine a text layer's attention scores.
 
     Scores are (Wq LN(x) + bq) · (Wk LN(x) + bk) * scale, head by head.
 
@@ -42,7 +45,7 @@ class LayerWeights:
 
 @dataclass
 class TextTrace:
-    """What was read in one forward pass, one tensor a layer; filled as it runs.
+    """Activations of one forward pass, one tensor per layer; filled during the pass.
 
     Attributes:
         layers: Their numbers, rising.
@@ -64,7 +67,8 @@ class TextTrace:
 def text_core(encoder: nn.Module) -> nn.Module:
     """The part of a CLIP text encoder that has embeddings, layers and final norm.
 
-    Raises: ValueError: the encoder is of another type.
+    Raises:
+        ValueError: the encoder is of another type.
     """
     core = getattr(encoder, "text_model", encoder)
     if not hasattr(core, "final_layer_norm") or not hasattr(core.encoder.layers[0], "self_attn"):
@@ -85,7 +89,7 @@ def eager_attention(encoder: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def layer_weights(encoder: nn.Module, layer: int = 0) -> LayerWeights:
-    """Copies of the weights that decide a text layer's attention scores."""
+    """Copies of the weights that determine a text layer's attention scores."""
     core = text_core(encoder)
     module = core.encoder.layers[layer]
     attention, norm = module.self_attn, module.layer_norm1
@@ -115,7 +119,9 @@ def traced_text_encoder(
 
     Args:
         layers: Numbers from 0; all if None.
-    Raises: ValueError: not a CLIP text encoder, or a layer it does not have.
+
+    Raises:
+        ValueError: not a CLIP text encoder, or a layer it does not have.
     """
     every = text_core(encoder).encoder.layers
     chosen = tuple(range(len(every)) if layers is None else sorted(set(layers)))
@@ -136,8 +142,9 @@ def edited_text_encoder(encoder: nn.Module, edits: Sequence[Sequence[Edit]]) -> 
 
     Args:
         edits: A list for each prompt of the batch; those of other stages are passed over.
-    Raises: ValueError: an edit for a layer that the encoder does not have, or a batch of
-        another size.
+
+    Raises:
+        ValueError: an edit for a layer that the encoder does not have, or a batch of another size.
     """
     core = text_core(encoder)
     layers = core.encoder.layers

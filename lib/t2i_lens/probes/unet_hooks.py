@@ -1,10 +1,9 @@
-"""The only code that reaches into the U-Net: layers found, counted, always restored.
+"""Hooks in a U-Net's cross-attention layers: find, count, observe, edit and restore them.
 
-Observing and editing are done with module hooks, and in an eager layer by listening to the method
-that computes its probabilities. The model's own attention code runs on, whatever its kernel, so
-that observing changes no bit of a picture; queries and keys are read where the projections leave
-them, and edits are made where the projections read. Only who asks for shared attention gets
-another kernel.
+No other module changes a U-Net. Module hooks observe and edit; in an eager layer the method that
+computes its probabilities is wrapped. The model's own attention code runs, whatever its kernel, so
+that observing changes no bit of a picture: queries and keys are read at the output of the
+projections, and edits are made at their input. Only shared attention uses another kernel.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from t2i_lens.probes.edits import Edit, Site
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """What one cross-attention layer was asked, in one step, for a whole batch.
+    """Inputs of one cross-attention layer in one step, for a whole batch.
 
     Attributes:
         layer: Its path in the U-Net.
@@ -48,7 +47,8 @@ class CrossAttention:
 def unet_of(pipe) -> nn.Module:
     """The U-Net of a pipeline.
 
-    Raises: ValueError: it has another denoiser.
+    Raises:
+        ValueError: it has another denoiser.
     """
     unet = getattr(pipe, "unet", None)
     if unet is None:
@@ -61,7 +61,9 @@ def cross_attention_layers(unet: nn.Module, expected: int | None = None) -> dict
 
     Args:
         expected: How many there must be, where that is known.
-    Raises: ValueError: none, another number, or one of a kind that cannot be read.
+
+    Raises:
+        ValueError: none, another number, or one of a kind that cannot be read.
     """
     found = {path: m for path, m in unet.named_modules() if path.split(".")[-1] == "attn2"}
     # diffusers registers the middle block last.
@@ -126,8 +128,12 @@ def observed_cross_attention(
         expected: As in `cross_attention_layers`.
         share: Rows of a batch of that size to be drawn with the probabilities that `observe`
             gets; None for none of them. Without gradients; results differ by rounding.
-    Yields: The layers that are observed.
-    Raises: ValueError: as `cross_attention_layers`, or a path that is none of them.
+
+    Yields:
+        The layers that are observed.
+
+    Raises:
+        ValueError: as `cross_attention_layers`, or a path that is none of them.
     """
     chosen = _chosen(cross_attention_layers(unet, expected), layers)
     with ExitStack() as hooks:
@@ -140,13 +146,15 @@ def observed_cross_attention(
 def edited_cross_attention(
     pipe, edits: Sequence[Sequence[Edit]], *, expected: int | None = None
 ) -> Iterator[None]:
-    """Applies edits to what cross-attention layers make keys and values of.
+    """Apply edits to the text states that cross-attention layers turn into keys and values.
 
     Args:
         pipe: A pipeline, called once while the context is open.
         edits: A list for each picture of the batch; those of other stages are passed over.
-    Raises: ValueError: as `cross_attention_layers`, an edit for a layer that is none of them,
-        or a batch of another size.
+
+    Raises:
+        ValueError: as `cross_attention_layers`, an edit for a layer that is none of them, or a
+            batch of another size.
     """
     unet = unet_of(pipe)
     found = cross_attention_layers(unet, expected)

@@ -1,4 +1,4 @@
-"""Intervals, effect sizes and corrections: how sure a number is.
+"""Bootstrap intervals, differences from a control, effect sizes and corrections.
 
 Every random draw is seeded, so the same data give the same interval.
 """
@@ -20,7 +20,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its bootstrap interval and the number of observations behind it."""
+    """A value with its bootstrap interval.
+
+    Attributes:
+        n: Independent units of resampling behind the interval. Of axes that are crossed it is the
+            shortest: no more units than that are independent in every respect.
+    """
 
     value: float
     low: float
@@ -30,11 +35,6 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         return self.low, self.high
-
-    @property
-    def fields(self) -> dict:
-        """`value`, `interval` and `n`, as a claim is recorded with."""
-        return {"value": self.value, "interval": self.interval, "n": self.n}
 
     def shifted(self, by: float) -> "Estimate":
         """The same estimate with a known constant added to value and interval."""
@@ -49,7 +49,7 @@ class Estimate:
 def resampled(
     sizes: Sequence[int], statistic: Callable[..., np.ndarray | float], n: int, seed: int
 ) -> list[Estimate]:
-    """Percentile bootstrap: what every other function here resamples with.
+    """Percentile bootstrap; every other function here resamples with it.
 
     A resample in which a number is not finite, such as one without rows of some kind, does not
     count for it. An interval is widened to hold its value where resampling misses it, as it can
@@ -60,8 +60,12 @@ def resampled(
         statistic: One number, or several at once, from the drawn indices of each sample.
         n: Recorded with the estimates.
         seed: Of the resampling.
-    Returns: An estimate for each number.
-    Raises: ValueError: a sample of fewer than two entries, or a number that is never finite.
+
+    Returns:
+        An estimate for each number.
+
+    Raises:
+        ValueError: a sample of fewer than two entries, or a number that is never finite.
     """
     samples = tuple(np.arange(size) for size in sizes)
     with warnings.catch_warnings():
@@ -103,8 +107,12 @@ def crossed_bootstrap(
             For a paired comparison pass the differences.
         statistic: Number from an array of the same rank.
         seed: Of the resampling.
-    Returns: The statistic, its 95 % interval, and n, the number of cells.
-    Raises: ValueError: a value is missing (nan), or an axis holds a single entry.
+
+    Returns:
+        The statistic and its 95 % interval; n is the length of the shortest axis.
+
+    Raises:
+        ValueError: a value is missing (nan), or an axis holds a single entry.
     """
     values = np.asarray(values, dtype=float)
     if np.isnan(values).any():
@@ -115,7 +123,7 @@ def crossed_bootstrap(
     def of_cells(*picked: np.ndarray) -> float:
         return statistic(values[np.ix_(*picked)])
 
-    return resampled(values.shape, of_cells, values.size, seed)[0]
+    return resampled(values.shape, of_cells, min(values.shape), seed)[0]
 
 
 def over_cells(
@@ -129,8 +137,12 @@ def over_cells(
         values: Outcome in every arm, e.g. [arm, prompt, seed].
         statistic: Number from the means [arm].
         seed: Of the resampling.
-    Returns: n counts cells.
-    Raises: ValueError: as `crossed_bootstrap`.
+
+    Returns:
+        n as `crossed_bootstrap`.
+
+    Raises:
+        ValueError: as `crossed_bootstrap`.
     """
     flat = np.reshape(values, (len(values), -1))
     cells = np.arange(flat.shape[1], dtype=float).reshape(np.shape(values)[1:])
@@ -150,8 +162,12 @@ def ratio_bootstrap(
         part: As in `crossed_bootstrap`.
         whole: One number per cell of `part`.
         seed: Of the resampling.
-    Returns: None where the interval of the whole reaches zero: there is nothing to divide by.
-    Raises: ValueError: as `crossed_bootstrap`, or the two have different shapes.
+
+    Returns:
+        None where the interval of the whole reaches zero: there is nothing to divide by.
+
+    Raises:
+        ValueError: as `crossed_bootstrap`, or the two have different shapes.
     """
     if np.shape(part) != np.shape(whole):
         raise ValueError(f"part {np.shape(part)} and whole {np.shape(whole)} have different cells")
@@ -159,6 +175,61 @@ def ratio_bootstrap(
         return None
     # The few resamples without a whole come out as very large instead of endless.
     return over_cells(np.stack([part, whole]), lambda means: means[0] / max(means[1], 1e-9), seed)
+
+
+def paired_difference(
+    effect: Float[np.ndarray, "..."],
+    control: Float[np.ndarray, "..."],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of the effect minus that of the control, their cells resampled together.
+
+    Args:
+        effect: As in `crossed_bootstrap`, e.g. [prompt, seed].
+        control: One number per cell of `effect`.
+        statistic: Number from an array of the same rank.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: as `crossed_bootstrap`, or the two have different shapes.
+    """
+    if np.shape(effect) != np.shape(control):
+        raise ValueError(
+            f"effect {np.shape(effect)} and control {np.shape(control)} have different cells"
+        )
+    both = np.stack([np.ravel(effect), np.ravel(control)]).astype(float)
+    if np.isnan(both).any():
+        raise ValueError("effect or control holds nan: both are needed in every cell")
+    cells = np.arange(both.shape[1], dtype=float).reshape(np.shape(effect))
+
+    def apart(picked: np.ndarray) -> float:
+        first, second = both[:, picked.astype(int)]
+        return statistic(first) - statistic(second)
+
+    return crossed_bootstrap(cells, apart, seed)
+
+
+def independent_difference(effect: Estimate, control: Estimate) -> Estimate:
+    """Effect minus control of two estimates that share no units.
+
+    The interval comes from the two intervals by the method of variance estimates recovery (Zou
+    and Donner 2008): each end is as far from the difference as the root of the summed squares of
+    the two distances that lie on its side. It is exact for normal estimates and keeps the skew of
+    others.
+
+    Returns:
+        n is the smaller of the two.
+    """
+    value = effect.value - control.value
+    down = np.hypot(effect.value - effect.low, control.high - control.value)
+    up = np.hypot(effect.high - effect.value, control.value - control.low)
+    return Estimate(value, float(value - down), float(value + up), min(effect.n, control.n))
+
+
+def exact(value: float | int) -> Estimate:
+    """A number that is counted and not sampled: its interval has no width, and n is 1."""
+    return Estimate(float(value), float(value), float(value), 1)
 
 
 def mean_cosine_bootstrap(
@@ -173,8 +244,12 @@ def mean_cosine_bootstrap(
         rows: One row per token.
         groups: A label per row, as in `mean_pairwise_cosine`.
         seed: Of the resampling.
-    Returns: The mean over pairs from different groups, its 95 % interval, n = groups.
-    Raises: ValueError: fewer than two groups.
+
+    Returns:
+        The mean over pairs from different groups, its 95 % interval, n = groups.
+
+    Raises:
+        ValueError: fewer than two groups.
     """
 
     def mean_cosine(index: np.ndarray) -> float:
@@ -194,8 +269,12 @@ def cluster_bootstrap(
         labels: The cluster of each row.
         statistic: One number, or several at once, from the indices of the drawn rows.
         seed: Of the resampling.
-    Returns: An estimate for each number; n is the number of clusters.
-    Raises: ValueError: fewer than two clusters, or the statistic of all rows is not finite.
+
+    Returns:
+        An estimate for each number; n is the number of clusters.
+
+    Raises:
+        ValueError: fewer than two clusters, or the statistic of all rows is not finite.
     """
     names, inverse = np.unique(labels, return_inverse=True)
     if len(names) < 2:
@@ -231,13 +310,14 @@ def superiority_bootstrap(
 ) -> Estimate:
     """Chance that a draw of `first` exceeds one of `second`, both groups resampled.
 
-    Returns: The chance (area under the ROC curve), its 95 % interval, n = len(first).
+    Returns:
+        The chance (area under the ROC curve), its 95 % interval; n is the smaller group's.
     """
 
     def chance(some: np.ndarray, others: np.ndarray) -> float:
         return probability_of_superiority(first[some], second[others])
 
-    return resampled([len(first), len(second)], chance, len(first), seed)[0]
+    return resampled([len(first), len(second)], chance, min(len(first), len(second)), seed)[0]
 
 
 def paired_effect_size(differences: Float[np.ndarray, "..."]) -> float:

@@ -1,4 +1,4 @@
-"""Arrays in, numbers out: the quantities the chapters talk about.
+"""Metrics of the chapters: norms, cosines, spectra, percentiles, map shapes; arrays only.
 
 Nothing here knows a pipeline, a file or a figure.
 """
@@ -32,7 +32,10 @@ def predicted_norm(
         width: Coordinates of the row, d.
         learning_rate: Effective learning rate, lr, constant over training.
         weight_decay: AdamW's decoupled decay, wd.
-    Returns: Norm after each number of steps, in units of the embedding table.
+
+    Returns:
+        Norm after each number of steps, in units of the embedding table.
+
     Shown in: notebooks/02_norms.ipynb
     """
     steps = np.asarray(steps, dtype=float)
@@ -53,8 +56,13 @@ def pairwise_histogram(
     Args:
         rows: One row per token.
         edges: Increasing bin edges; products outside are counted in the end bins.
-    Returns: `counts` per bin, `mean`, `sd`, `mean_abs` and `pairs` over all n(n-1)/2 pairs.
-    Raises: ValueError: fewer than two rows.
+
+    Returns:
+        `counts` per bin, `mean`, `sd`, `mean_abs` and `pairs` over all n(n-1)/2 pairs.
+
+    Raises:
+        ValueError: fewer than two rows.
+
     Shown in: notebooks/03_cosine_pca.ipynb
     """
     if len(rows) < 2:
@@ -83,7 +91,8 @@ def pairwise_histogram(
 def unit_rows(rows: Float[np.ndarray, "token d_model"]) -> Float[np.ndarray, "token d_model"]:
     """Rows divided by their norms.
 
-    Raises: ValueError: a row is zero, so it has no direction.
+    Raises:
+        ValueError: a row is zero, so it has no direction.
     """
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.all():
@@ -100,7 +109,9 @@ def mean_pairwise_cosine(
         rows: One row per token.
         groups: A label per row; only pairs with different labels count. Rows that
             started from the same initializer, or repeat in a resample, share a label.
-    Returns: The mean, nan if no pair is left.
+
+    Returns:
+        The mean, nan if no pair is left.
     """
     groups = np.arange(len(rows)) if groups is None else np.asarray(groups)
     apart = groups[:, None] != groups[None, :]
@@ -121,6 +132,7 @@ def explained_shares(
         rows: One row per token.
         centred: Subtract the mean row first (PCA, equal to scikit-learn's
             `explained_variance_ratio_`); otherwise the mean's direction counts too.
+
     Shown in: notebooks/03_cosine_pca.ipynb
     """
     rows = rows - rows.mean(axis=0) if centred else rows
@@ -140,8 +152,12 @@ def growth_slope(grown: Float[np.ndarray, " step"], predicted: Float[np.ndarray,
     Args:
         grown: Measured n²(T) − n²(0).
         predicted: The law's n²(T) − n²(0) at the same steps.
-    Returns: 1 if the law holds exactly, 0.5 if half of it was grown.
-    Raises: ValueError: the law predicts no growth at all.
+
+    Returns:
+        1 if the law holds exactly, 0.5 if half of it was grown.
+
+    Raises:
+        ValueError: the law predicts no growth at all.
     """
     if not predicted.any():
         raise ValueError("the predicted growth is 0 at every step; record later steps")
@@ -160,7 +176,9 @@ def rank_correlation(
 
     Args:
         given: Held fixed; a column each.
-    Returns: 0 where one of the two is constant, or is explained whole.
+
+    Returns:
+        0 where one of the two is constant, or is explained whole.
     """
     ranks = [rankdata(each).astype(float) for each in (first, second)]
     known = np.ones((len(first), 1))
@@ -180,7 +198,8 @@ def marchenko_pastur_edges(rows: int, width: int) -> tuple[float, float]:
     Independent coordinates of unit variance, rows ≥ width, both large: eigenvalues fill
     [(1-√q)², (1+√q)²] with q = width / rows (Marchenko and Pastur, 1967).
 
-    Raises: ValueError: fewer rows than coordinates, where part of the spectrum is 0.
+    Raises:
+        ValueError: fewer rows than coordinates, where part of the spectrum is 0.
     """
     if rows < width:
         raise ValueError(f"{rows} rows of width {width}: the law here needs rows >= width")
@@ -195,7 +214,10 @@ def marchenko_pastur_density(
 
     Args:
         eigenvalues: Where to evaluate it, in units of the mean eigenvalue, above 0.
-    Raises: ValueError: fewer rows than coordinates.
+
+    Raises:
+        ValueError: fewer rows than coordinates.
+
     Shown in: notebooks/03_cosine_pca.ipynb
     """
     low, high = marchenko_pastur_edges(rows, width)
@@ -210,7 +232,10 @@ def gini(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*a
 
     Args:
         maps: Not negative, and not all zero.
-    Raises: ValueError: a map has no positive pixel.
+
+    Raises:
+        ValueError: a map has no positive pixel.
+
     Shown in: notebooks/04_attention_dominance.ipynb
     """
     shares = np.sort(_pixel_shares(maps), axis=-1)
@@ -222,8 +247,11 @@ def gini(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*a
 def flatness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*axes"]:
     """Entropy of each map over its largest possible value: 1 if flat, 0 if one pixel has all.
 
-    Args: As in `gini`.
-    Raises: ValueError: a map has no positive pixel.
+    Args:
+        As in `gini`.
+
+    Raises:
+        ValueError: a map has no positive pixel.
     """
     shares = _pixel_shares(maps)
     return np.asarray(entropy(shares, axis=-1) / np.log(shares.shape[-1]))
@@ -235,8 +263,11 @@ def roughness(maps: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray
     The absolute differences between neighbours, across and down, added up. A smooth hill has
     little, the same pixels in random order have much.
 
-    Args: As in `gini`.
-    Raises: ValueError: a map has no positive pixel.
+    Args:
+        As in `gini`.
+
+    Raises:
+        ValueError: a map has no positive pixel.
     """
     shares = _pixel_shares(maps).reshape(maps.shape)
     across, down = (np.abs(np.diff(shares, axis=axis)).sum((-2, -1)) for axis in (-1, -2))

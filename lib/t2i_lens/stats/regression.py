@@ -1,4 +1,4 @@
-"""What an outcome can be told from, on groups that were not looked at."""
+"""Cross-validated ridge regression: how much of an outcome do causes explain on held-out groups?"""
 
 from collections.abc import Sequence
 
@@ -21,9 +21,10 @@ def held_out(
     outcome: Float[np.ndarray, " observation"],
     groups: np.ndarray,
 ) -> Float[np.ndarray, " observation"]:
-    """Each outcome as a ridge regression tells it that has not seen its group.
+    """Prediction of each outcome by a ridge regression that was not fitted on its group.
 
-    Raises: ValueError: fewer than two groups.
+    Raises:
+        ValueError: fewer than two groups.
     """
     count = len(np.unique(groups))
     if count < 2:
@@ -34,12 +35,17 @@ def held_out(
 
 
 def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: str) -> Estimate:
-    """Share of the variance of an outcome that causes tell on groups not looked at.
+    """Share of an outcome's variance that causes explain on held-out groups.
 
-    Args: Names of columns.
-    Returns: 1 is all of it; 0 what the mean tells, below 0 is worse than that. The interval
+    Args:
+        Names of columns.
+
+    Returns:
+        1 is all of it; 0 what the mean tells, below 0 is worse than that. The interval
         resamples groups, with the predictions kept; n counts groups.
-    Raises: ValueError: fewer than two groups, or the outcome is constant.
+
+    Raises:
+        ValueError: fewer than two groups, or the outcome is constant.
     """
     truth, groups = table[outcome].to_numpy(float), table[group].to_numpy()
     if np.ptp(truth) == 0:
@@ -52,10 +58,13 @@ def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: s
 def associations(
     table: pd.DataFrame, causes: Sequence[str], outcome: str, group: str
 ) -> dict[str, tuple[Estimate, Estimate]]:
-    """How each cause goes with an outcome: by itself, and with all other causes held fixed.
+    """Rank correlation of each cause with an outcome: alone, and with all other causes held fixed.
 
-    Args: Names of columns.
-    Returns: Cause -> (rank correlation, partial rank correlation); intervals resample groups.
+    Args:
+        Names of columns.
+
+    Returns:
+        Cause -> (rank correlation, partial rank correlation); intervals resample groups.
     """
     values, truth = table[list(causes)].to_numpy(float), table[outcome].to_numpy(float)
     groups, found = table[group].to_numpy(), {}

@@ -1,7 +1,7 @@
-"""Strings and pictures in, numbers out: scores of text editing, as published and corrected.
+"""Scores of text editing, as published and corrected: error, PSNR, precision, recall, F1.
 
-"As published" is what the released evaluation of Staniszewski et al. (ICLR 2025) computes, which
-differs in places from what its scores are called. Nothing here knows a pipeline or a file.
+"As published" is the computation of the released evaluation of Staniszewski et al. (ICLR 2025),
+which differs in places from the names of its scores. Nothing here knows a pipeline or a file.
 """
 
 from collections import Counter
@@ -22,12 +22,14 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 
 def precision_recall(found: Iterable[str], wanted: Iterable[str]) -> tuple[float, float]:
-    """Shares of a bag of items found that are wanted, and of one wanted that are found.
+    """Precision and recall of a bag of items found against a bag of items wanted.
 
     Args:
         found: Items read; a string is a bag of its characters, a list of words one of words.
         wanted: Items that should be there.
-    Returns: Precision and recall in [0, 1]; 0 where a bag is empty.
+
+    Returns:
+        Precision and recall in [0, 1]; 0 where a bag is empty.
     """
     found, wanted = Counter(found), Counter(wanted)
     shared = (found & wanted).total()
@@ -47,7 +49,10 @@ def published_f1(found: Sequence[str], wanted: Sequence[str]) -> float:
     Args:
         found: What the OCR engine reads in each picture.
         wanted: The text that each picture should hold.
-    Returns: In [0, 1].
+
+    Returns:
+        In [0, 1].
+
     Shown in: notebooks/14_text_metrics.ipynb
     """
     pairs = [precision_recall(a.lower(), b.lower()) for a, b in zip(found, wanted, strict=True)]
@@ -65,8 +70,11 @@ def word_f1(found: str, wanted: str) -> float:
 def published_clip_t(cosines: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """CLIP-T as published: 2.5 max(cos, 0), CLIPScore's scaling (Hessel et al. 2021).
 
-    Args: cosines: Of picture and full target prompt.
-    Returns: In [0, 2.5]; the order of pictures with positive cosines is the cosine's own.
+    Args:
+        cosines: Of picture and full target prompt.
+
+    Returns:
+        In [0, 2.5]; the order of pictures with positive cosines is the cosine's own.
     """
     return 2.5 * np.maximum(cosines, 0)
 
@@ -74,7 +82,9 @@ def published_clip_t(cosines: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..
 def wrapped_error(first: Picture, second: Picture) -> float:
     """Mean squared error as published: bytes subtracted and squared as bytes, modulo 256.
 
-    Returns: In [0, 255], grey levels squared. About 105.5 for unrelated pictures.
+    Returns:
+        In [0, 255], grey levels squared. About 105.5 for unrelated pictures.
+
     Shown in: notebooks/14_text_metrics.ipynb
     """
     return float(np.mean((first - second) ** 2))
@@ -85,9 +95,14 @@ def true_error(
 ) -> float:
     """Mean squared error of two pictures.
 
-    Args: keep: Pixels that count, such as the background of the text; all by default.
-    Returns: In [0, 65025], grey levels squared.
-    Raises: ValueError: no pixel counts.
+    Args:
+        keep: Pixels that count, such as the background of the text; all by default.
+
+    Returns:
+        In [0, 65025], grey levels squared.
+
+    Raises:
+        ValueError: no pixel counts.
     """
     squares = np.square(first.astype(float) - second.astype(float))
     if keep is None:
@@ -118,7 +133,7 @@ def ssim(first: Picture, second: Picture) -> float:
 
 
 def wrapped_ceiling() -> float:
-    """What the wrapped error of unrelated pictures comes to: E[x² mod 256], x uniform mod 256.
+    """Expected wrapped error of unrelated pictures: E[x² mod 256], x uniform mod 256.
 
     If either byte is uniform, so is their difference modulo 256. The squares of its 256 values
     leave a mean remainder of 105.5.
@@ -131,8 +146,11 @@ def wrapped_noise(
 ) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, " x"]]:
     """True and wrapped error of rounded Gaussian noise that nothing clips.
 
-    Args: sd: Standard deviations of the noise, in grey levels, above 0 and below 256.
-    Returns: E[k²] and E[k² mod 256] for k the rounded noise, each in grey levels squared.
+    Args:
+        sd: Standard deviations of the noise, in grey levels, above 0 and below 256.
+
+    Returns:
+        E[k²] and E[k² mod 256] for k the rounded noise, each in grey levels squared.
     """
     levels = np.arange(-5 * LEVELS, 5 * LEVELS + 1)
     edges = np.append(levels - 0.5, levels[-1] + 0.5)
@@ -141,7 +159,7 @@ def wrapped_noise(
 
 
 def identical_share(error: float, decibel: float) -> tuple[float, float]:
-    """How many pairs are identical, if the others all have one error, from two means.
+    """Share of identical pairs, from two means, if all other pairs have the same error.
 
     Means over pairs are printed. With a share s of identical pairs and an error M of each other,
     error = (1 - s) M and decibel = s PSNR(0) + (1 - s) PSNR(M); there is one solution with s ≥ 0
@@ -150,8 +168,13 @@ def identical_share(error: float, decibel: float) -> tuple[float, float]:
     Args:
         error: Mean squared error as printed, above 0.
         decibel: Mean PSNR as printed.
-    Returns: s in [0, 1), and M. s is 0 where the mean PSNR is explained without any such pair.
-    Raises: ValueError: no share gives so high a mean PSNR.
+
+    Returns:
+        s in [0, 1), and M. s is 0 where the mean PSNR is explained without any such pair.
+
+    Raises:
+        ValueError: no share gives so high a mean PSNR.
+
     Shown in: notebooks/14_text_metrics.ipynb
     """
     if decibel <= psnr(error):

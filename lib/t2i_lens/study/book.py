@@ -1,4 +1,4 @@
-"""The book: executed notebooks, generated pages and those of `book/`, as static HTML."""
+"""The book as static HTML, built from executed notebooks, generated pages and those of `book/`."""
 
 import base64
 import importlib.util
@@ -14,9 +14,10 @@ from rich.console import Console
 
 from t2i_lens.base.files import file_digest, replace_folder, write
 from t2i_lens.base.paths import BUILD, DATA, ROOT
-from t2i_lens.study.claims import compare_records, load_claims, load_records, scoreboard_markdown
+from t2i_lens.study.claims import compare_records, load_claims, load_records, without_room
 from t2i_lens.study.execute import STAMP, Job, RunError
 from t2i_lens.study.processes import die_with_parent, temporary_folder
+from t2i_lens.study.scoreboard import scoreboard_markdown
 from t2i_lens.study.verdicts import Record
 
 SOURCE = ROOT / "book"
@@ -35,10 +36,13 @@ CARD = (
 
 
 def build(jobs: list[Job], console: Console) -> bool:
-    """Build the site from finished runs, unless nothing it is made of changed.
+    """Build the site from finished runs, unless its inputs are unchanged.
 
-    Returns: Whether it was built.
-    Raises: RunError: a warning or an error of the build; the site that was there stays.
+    Returns:
+        Whether it was built.
+
+    Raises:
+        RunError: a warning or an error of the build; the site that was there stays.
     """
     _stage(jobs)
     now = {path.relative_to(ROOT).as_posix(): file_digest(path) for path in _files(SOURCE)}
@@ -76,7 +80,7 @@ def fresh(jobs: list[Job]) -> list[Record]:
 
 
 def drift(jobs: list[Job]) -> list[str]:
-    """How the claims of finished runs differ from the records; empty when they do not.
+    """Differences between the claims of finished runs and the records, a message each.
 
     Records of profiles that the runs do not measure are left out.
     """
@@ -85,10 +89,16 @@ def drift(jobs: list[Job]) -> list[str]:
     return compare_records([r for r in load_records(RECORDED) if r.profile in profiles], measured)
 
 
+def roomless(jobs: list[Job]) -> list[str]:
+    """Claims of finished runs that had no room and do not say why they stay, a message each."""
+    return without_room(load_claims(), fresh(jobs))
+
+
 def figure(job: Job, cell: str) -> bytes:
     """The picture that a cell of a finished run shows, as PNG.
 
-    Raises: RunError: there is no such cell, or it shows none.
+    Raises:
+        RunError: there is no such cell, or it shows none.
     """
     for found in json.loads(job.executed.read_text(encoding="utf-8"))["cells"]:
         for output in found.get("outputs", []) if found["id"] == cell else []:
@@ -98,7 +108,7 @@ def figure(job: Job, cell: str) -> bytes:
 
 
 def _stage(jobs: list[Job]) -> None:
-    """Put what is generated where jupyter-book looks for it, touching only what changed."""
+    """Write the generated files to the folders of jupyter-book; unchanged files stay untouched."""
     from t2i_lens.study.pages import capture_page, profiles_page  # loads diffusers, which talks
 
     chapters = SOURCE / "chapters"
@@ -146,7 +156,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _stands(stamp: Path, now: dict[str, str]) -> bool:
-    """Whether the site was made from what there is now, and is still as it was made."""
+    """Whether the site is up to date and unchanged since it was built."""
     try:
         made = json.loads(stamp.read_text(encoding="utf-8"))
         whole = all(file_digest(SITE / name) == value for name, value in made["files"].items())

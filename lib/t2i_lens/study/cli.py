@@ -6,16 +6,18 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.study import book as pages
-from t2i_lens.study import claims, embeddings_cli, execute, verdicts
+from t2i_lens.study import claims, embeddings_cli, execute
+from t2i_lens.study import scoreboard as board
 from t2i_lens.study.parameters import check
 
-# What is heavy is imported by the command that needs it: `book` must answer at once.
+# Heavy modules are imported by the command that needs them: `book` must answer at once.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-claims_app = typer.Typer(invoke_without_command=True, help="Claims and what was measured of them.")
+claims_app = typer.Typer(invoke_without_command=True, help="List claims and their verdicts.")
 app.add_typer(claims_app, name="claims")
 app.add_typer(embeddings_cli.app, name="embeddings")
 
@@ -35,6 +37,8 @@ def book() -> None:
     console.print(f"{what}: {pages.SITE / 'index.html'}", highlight=False, soft_wrap=True)
     count, fresh = len(executed), len(jobs) - len(executed)
     console.print(f"{count} of {len(jobs)} executed, {fresh} up to date", highlight=False)
+    for message in pages.roomless(jobs):
+        console.print(message, highlight=False, markup=False)
     _report(pages.drift(jobs))
 
 
@@ -43,7 +47,7 @@ def run(
     notebook: Annotated[str, typer.Argument(help="name, such as 01_hero")],
     parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value")] = None,
 ) -> None:
-    """Execute one notebook with parameters of your choice, apart from the book."""
+    """Execute one notebook with your own parameters; the book stays as it is."""
     file = execute.find(notebook)
     job = execute.trial(file, check(file, parameter or []))
     executed = execute.execute([job], Console())
@@ -54,11 +58,12 @@ def run(
 def sweep(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="YAML, such as notebooks/sweeps/norms.yaml")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it costs")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print a time estimate")] = False,
 ) -> None:
-    """Run a grid of notebooks and gather their claims; other options go to Snakemake.
+    """Run a grid of notebooks and collect their claims in one table.
 
-    Without any, it uses the cores of this machine; `--executor slurm --jobs 20` uses a cluster.
+    Other options are passed to Snakemake. Without any, the command uses the cores of this machine;
+    `--executor slurm --jobs 20` uses a cluster.
     """
     from t2i_lens.study import sweep as grid
     from t2i_lens.study import sweep_table
@@ -81,30 +86,29 @@ def show_claims(
     context: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="every field, as JSON")] = False,
 ) -> None:
-    """Every claim on every profile with its recorded verdict."""
+    """List every claim on every profile with its recorded verdict."""
     if context.invoked_subcommand:
         return
     stated, recorded = claims.load_claims(), claims.load_records(pages.RECORDED)
     if json:
-        print(claims.claims_json(stated, recorded))
+        print(board.claims_json(stated, recorded))
         return
-    table = Table("claim", "profile", "verdict", "value", "statement")
-    for row in claims.table(stated, recorded):
-        value = "" if row["value"] is None else f"{row['value']:.3g}"
-        verdict = f"{verdicts.MARKS[row['verdict']]} {row['verdict']}"
-        table.add_row(row["id"], row["profile"], verdict, value, row["statement"])
+    table = Table("claim", "profile", *board.COLUMNS, "statement")
+    for claim, record in board.rows(stated, recorded):
+        texts = (escape(text) for text in board.row_texts(record).values())
+        table.add_row(record.id, record.profile, *texts, claim.statement)
     Console().print(table)
 
 
 @claims_app.command()
 def scoreboard() -> None:
-    """The scoreboard of the recorded verdicts, in Markdown."""
-    print(claims.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
+    """Print the scoreboard of the recorded verdicts in Markdown."""
+    print(board.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
 
 
 @app.command()
 def record() -> None:
-    """Make what the book's notebooks measured the record that later runs are compared with."""
+    """Make the measured claims the records that later runs are compared with."""
     from t2i_lens.study import manifest
 
     console, jobs = Console(), execute.chapters()
@@ -129,10 +133,9 @@ def invert(
     variant: Annotated[list[str] | None, typer.Option(help="only these; all by default")] = None,
     profile: Annotated[str, typer.Option(help="model to train on")] = "toybox",
 ) -> None:
-    """Train the placeholder tokens of data/concepts in every way that the chapters need.
+    """Train the placeholder tokens of data/concepts in all variants that the chapters need.
 
-    It says what it costs before it starts. What is there already is not trained again; an
-    interrupted command goes on where it was.
+    Prints a time estimate first, skips tokens already trained, and resumes after an interruption.
     """
     from dataclasses import replace
 
@@ -189,50 +192,39 @@ def doses(
     share: Annotated[float, typer.Option(help="of the concepts, hero first", min=0.01, max=1)] = 1,
     profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
 ) -> None:
-    """Draw every learned token at several steps of its training and keep what is lost.
+    """Draw every learned token at several steps of its training and store the objects lost.
 
-    It says what it costs before it starts; an interrupted command goes on where it was.
+    Prints a time estimate first, and resumes after an interruption.
     """
     from dataclasses import asdict
 
-    from t2i_lens.base.lazy import Lazy
     from t2i_lens.base.paths import BUILD
     from t2i_lens.experiments import destruction, dose
-    from t2i_lens.inversion.embedding_table import (
-        doses_folder,
-        folder_of,
-        load_variants,
-        read_table,
-    )
-    from t2i_lens.judging import judges
-    from t2i_lens.models import profiles
+    from t2i_lens.inversion.embedding_table import read_table
     from t2i_lens.study import manifest
     from t2i_lens.study.store import Store
+    from t2i_lens.study.subject import Subject
 
-    device = profiles.best_device()
-    model = profiles.settle(profiles.get(profile), device)
-    pipe = Lazy(lambda: profiles.load(model, device), profiles.fingerprint(model))
-    folder = folder_of(profile)
-    tokens = load_variants(folder)
+    subject = Subject(profile)
+    pipe, looker, tokens = subject.pipe, subject.judge, subject.variants
     nouns = list(dict.fromkeys(tokens["superclass"]))
     rows = read_table(pipe.get(), nouns)
     table = dose.doses(tokens, dict(zip(nouns, rows["rows"][rows["word_ids"]], strict=True)))
     names = list(dict.fromkeys(table["concept"]))
     table = table[table["concept"].isin(names[: max(1, round(share * len(names)))])]
     prompts = [asdict(prompt) for prompt in destruction.load_prompts(dose.PROMPT_SET)]
-    looker = judges.judge_for(profile)
     measured = dose.carry_out(Store(BUILD / "results"), pipe, looker, table, prompts)
     marked = dose.marks(pipe, looker, table, prompts)
-    print(dose.save(measured, marked, doses_folder(folder)))
-    if folder.is_relative_to(DATA):
+    print(dose.save(measured, marked, subject.doses_folder))
+    if subject.folder.is_relative_to(DATA):
         manifest.update()
 
 
 @app.command("profiles")
 def list_profiles(
-    chapters: Annotated[bool, typer.Option("--chapters", help="chapters × profiles")] = False,
+    chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
 ) -> None:
-    """The models that a notebook can be run on."""
+    """List the models that a notebook can run on."""
     from t2i_lens.models.profiles import PROFILES, best_device, describe_need, on_device
     from t2i_lens.study.support import load_support, reason_against
 
@@ -266,7 +258,7 @@ def _report(changes: list[str]) -> None:
 
 
 def main() -> None:
-    """Run a command; what goes wrong in a foreseen way is one short message and exit code 1."""
+    """Run a command; an expected error becomes one short message and exit code 1."""
     try:
         app()
     except (execute.RunError, ValueError, OSError) as error:

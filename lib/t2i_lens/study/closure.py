@@ -1,7 +1,7 @@
-"""Which files of this library a piece of code depends on, and one hash of them all.
+"""Import closure of a function or notebook: the library files it depends on, and one hash of them.
 
-A result is out of date when any module behind it changed, not only the function that made it.
-Imports are read from the source, so nothing has to be loaded to know.
+A result is out of date when any of these modules has changed, not only the function that made it.
+Imports are read from the source, so nothing is loaded.
 """
 
 import ast
@@ -18,7 +18,8 @@ def imports(source: str, package: Path = PACKAGE) -> set[Path]:
 
     Imports inside functions count; names that are not modules count as the module they are in.
 
-    Raises: SyntaxError: the source is not Python.
+    Raises:
+        SyntaxError: the source is not Python.
     """
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -50,7 +51,8 @@ def closure(files: Iterable[Path], package: Path = PACKAGE) -> list[Path]:
 def code_hash(function: Callable) -> str:
     """Hash of the module that defines a function and of all library modules it depends on.
 
-    Raises: ValueError: the function has no module file, such as one defined in a notebook.
+    Raises:
+        ValueError: the function has no module file, such as one defined in a notebook.
     """
     file = getattr(import_module(function.__module__), "__file__", None)
     if file is None or function.__module__ == "__main__":

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="TI embeddings in files of other tools.")
+app = typer.Typer(no_args_is_help=True, help="Inspect, convert and add files of TI embeddings.")
 Source = Annotated[str, typer.Argument(metavar="FILE", help="or an id sd-concepts-library/…")]
-Name = Annotated[str | None, typer.Option(help="the placeholder, in place of the file's own")]
+Name = Annotated[str | None, typer.Option(help="placeholder, in place of the file's own")]
 
 
 class Layout(StrEnum):
@@ -20,7 +20,7 @@ class Layout(StrEnum):
 
 @app.command()
 def inspect(file: Source, name: Name = None) -> None:
-    """What an embedding file holds: names, vectors, widths, norms, the likely model."""
+    """Show the contents of an embedding file: names, vectors, widths, norms, the likely model."""
     from t2i_lens.inversion.concept_library import locate
     from t2i_lens.inversion.published_files import read_tokens
 
@@ -42,11 +42,11 @@ def inspect(file: Source, name: Name = None) -> None:
 @app.command()
 def convert(
     file: Source,
-    to: Annotated[Layout, typer.Option(help="tool that is to read it")],
+    to: Annotated[Layout, typer.Option(help="tool that will read the file")],
     output: Annotated[Path, typer.Option(help="folder")] = Path(),
     name: Name = None,
 ) -> None:
-    """Write each token of an embedding file as a safetensors file of its own."""
+    """Write each token of an embedding file to a safetensors file of its own."""
     from t2i_lens.inversion.concept_library import locate
     from t2i_lens.inversion.published_files import read_tokens, write_tokens
 
@@ -57,11 +57,11 @@ def convert(
 @app.command()
 def add(
     file: Source,
-    class_word: Annotated[str, typer.Option(help="what the tokens are compared with: one token")],
+    class_word: Annotated[str, typer.Option(help="ordinary word to compare with; one token")],
     profile: Annotated[str, typer.Option(help="model that they were trained on")] = "sd15",
     name: Name = None,
 ) -> None:
-    """Put the tokens of an embedding file among those that the chapters of a profile measure."""
+    """Add the tokens of an embedding file to the tokens that a profile's chapters measure."""
     from t2i_lens.inversion.concept_library import locate
     from t2i_lens.inversion.published_files import add_tokens, read_tokens
 

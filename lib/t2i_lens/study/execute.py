@@ -1,11 +1,11 @@
-"""The driver: executes notebooks in parallel processes, and only those that are out of date.
+"""Driver of notebooks: executes those that are out of date, in parallel processes.
 
-A run is a folder with the executed notebook, `run.json` and `claims.json`. It is made aside and
-put in its place when it has succeeded, with a stamp: what it was made from, and the sha256 of
-all that it left. A run whose stamp no longer fits is made again.
+A run is a folder with the executed notebook, `run.json` and `claims.json`. It is built in a
+temporary folder and moved to its place when it has succeeded, with a stamp: the hash of its inputs,
+and the sha256 of all its files. A run whose stamp no longer matches is made again.
 
-Kernels and workers end with the driver, and nothing of the user's settings of IPython, Jupyter
-and matplotlib reaches them.
+Kernels and workers end with the driver, and the user's settings of IPython, Jupyter and matplotlib
+do not reach them.
 """
 
 import ast
@@ -85,7 +85,8 @@ def chapters(profile: str = "toybox") -> list[Job]:
 def find(name: str) -> Path:
     """The notebook of a name, or of a path to one of the book's notebooks.
 
-    Raises: RunError: there is no such notebook or file, or the file is not one of the book's.
+    Raises:
+        RunError: there is no such notebook or file, or the file is not one of the book's.
     """
     file = NOTEBOOKS / f"{name.removesuffix('.ipynb')}.ipynb"
     if Path(name).name != name:
@@ -107,12 +108,13 @@ def trial(notebook: Path, parameters: Mapping[str, Any]) -> Job:
 
 
 def inputs(notebook: Path) -> str:
-    """Hash of all that every run of a notebook depends on, whatever its parameters.
+    """Hash of everything that all runs of a notebook depend on, except their parameters.
 
     The notebook, the library modules that it imports, directly or not, the pinned versions, and
     the files below `data/`.
 
-    Raises: RunError: the notebook is not readable.
+    Raises:
+        RunError: the notebook is not readable.
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -136,8 +138,11 @@ def fingerprint(job: Job, made_from: str | None = None) -> str:
     """Hash of all that a run depends on: the notebook's `inputs`, the job's parameters, and the
     TI embeddings that the user trained or brought for the job's profile.
 
-    Args: made_from: The `inputs`, where they are known already: many jobs share them.
-    Raises: RunError: the notebook is not readable.
+    Args:
+        made_from: The `inputs`, where they are known already: many jobs share them.
+
+    Raises:
+        RunError: the notebook is not readable.
     """
     parameters = json.dumps(dict(job.parameters), sort_keys=True)
     own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
@@ -146,9 +151,10 @@ def fingerprint(job: Job, made_from: str | None = None) -> str:
 
 
 def outdated(job: Job, now: str) -> str | None:
-    """Why a run has to be made (again), or None if it stands.
+    """Reason why a run is out of date, or None if it is up to date.
 
-    Args: now: The job's `fingerprint`.
+    Args:
+        now: The job's `fingerprint`.
     """
     if not (job.target / STAMP).exists():
         return "not run yet"
@@ -166,12 +172,17 @@ def outdated(job: Job, now: str) -> str | None:
 
 
 def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -> list[Job]:
-    """Make every run that is out of date, side by side, and say so; the others are left alone.
+    """Execute every run that is out of date, in parallel, and report progress.
 
-    Args: threads: Of each notebook; by default, the machine's cores are shared out.
-    Returns: The jobs that were executed.
-    Raises: RunError: some failed. Those that succeeded are kept; of a failed one nothing is, but
-        its notebook for reading, below `build/failed`.
+    Args:
+        threads: Of each notebook; by default, the machine's cores are shared out.
+
+    Returns:
+        The jobs that were executed.
+
+    Raises:
+        RunError: some failed. Those that succeeded are kept; of a failed one nothing is, but its
+            notebook for reading, below `build/failed`.
     """
     prints = {job.target: fingerprint(job) for job in jobs}
     reasons = {job.target: outdated(job, prints[job.target]) for job in jobs}
@@ -213,7 +224,7 @@ def last_seconds(job: Job) -> float | None:
 
 
 def _plan(jobs: Sequence[Job], waiting: Sequence[Job], workers: int) -> str:
-    """What is about to be done, with an estimate of its time from the last runs."""
+    """Counts of runs in words, with a time estimate from the last runs."""
     noun = "notebook" if len(jobs) == 1 else "notebooks"
     text = f"{len(jobs)} {noun}: {len(jobs) - len(waiting)} up to date"
     if not waiting:
@@ -328,7 +339,7 @@ def _without_picture(executed: Path) -> list[str]:
 
 
 def _outcome(future: Future) -> str | None:
-    """What went wrong in a worker, also if the worker itself did not survive."""
+    """Error of a worker, also if the worker itself died."""
     return f"a worker died: {_line(str(e))}" if (e := future.exception()) else future.result()
 
 

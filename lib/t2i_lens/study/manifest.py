@@ -33,7 +33,7 @@ def files(root: Path = DATA) -> list[str]:
 
 
 def verify(root: Path = DATA) -> list[str]:
-    """What is wrong between the manifest and the files, one line each; empty when nothing.
+    """Differences between the manifest and the files, one line each.
 
     Reports a file that is not listed, a listed file that is missing or was changed, and a group
     without licence or source.
@@ -58,8 +58,11 @@ def verify(root: Path = DATA) -> list[str]:
 def update(root: Path = DATA, rules: Iterable[dict] | None = None) -> None:
     """Write the manifest anew from the files that are there.
 
-    Args: rules: Groups as maps of `folder`, `licence`, `source`; those of the manifest by default.
-    Raises: ValueError: a file belongs to no group. The old manifest is kept then.
+    Args:
+        rules: Groups as maps of `folder`, `licence`, `source`; those of the manifest by default.
+
+    Raises:
+        ValueError: a file belongs to no group. The old manifest is kept then.
     """
     groups = [
         {key: rule.get(key, "") for key in ("folder", "licence", "source")} | {"files": {}}
@@ -82,7 +85,7 @@ def _groups(root: Path) -> list[dict]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `update` or `verify`; the exit code is 0 when all is well."""
+    """Run `update` or `verify`; the exit code is 0 when there is no difference."""
     if arguments == ["update"]:
         try:
             update()

@@ -1,4 +1,4 @@
-"""Pages of the book that are generated from data: chapters × profiles, and what recording costs."""
+"""Generated pages of the book: which chapter runs on which profile, and the cost of recording."""
 
 import json
 from collections.abc import Collection
@@ -6,21 +6,21 @@ from pathlib import Path
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.models.profiles import PROFILES
-from t2i_lens.study.claims import markdown_row
+from t2i_lens.study.scoreboard import markdown_row
 from t2i_lens.study.support import load_support, reason_against
 
 CAPTURE = DATA / "results" / "capture.json"
-# What is asked of our recorder, from before it was measured.
+# Requirements of the recorder, stated before it was measured.
 MOST_TIME, MOST_OPERATIONS, MOST_XL_STATE = 1.02, 13, 35e6
 
 PROFILES_PAGE = """\
 (profiles)=
 # Models and chapters
 
-A chapter runs on every profile with a ✓ below; a letter stands for the reason why it does not run on another.
-Asked to, it stops at its first cell with that reason.
-What this book shows was measured on the toybox.
-That the chapters run on others is tested with small random models of the real classes, which stand in a cache of the Hub under the names, commits and layers of SD 1.5 and SDXL; what a chapter's code does to a pipeline is also tested on Stable Diffusion 2 and 3.
+A chapter runs on every profile with a ✓ below; a letter stands for the reason why it does not run on the profile.
+On such a profile the chapter stops at its first cell with that reason.
+The numbers of this book were measured on the toybox.
+Tests run the chapters on other profiles with small random models of the real classes, stored in a cache of the Hub under the names, commits and layers of SD 1.5 and SDXL; the library calls of the chapters are also tested on Stable Diffusion 2 and 3.
 
 {chapters}
 
@@ -28,7 +28,7 @@ That the chapters run on others is tested with small random models of the real c
 
 ## Another model than the toybox
 
-A machine that reaches the Hub, or a cache with the model, is all that a chapter needs on another profile, besides TI embeddings of that model.
+On another profile a chapter needs access to the Hub, or a cache with the model, and TI embeddings of that model.
 
 ```
 t2i-lens invert --profile sd15 --variant standard --concept cat_toy
@@ -36,37 +36,38 @@ t2i-lens embeddings add FILE --class-word toy --profile sd15
 t2i-lens run 04_attention_dominance -p profile=sd15 -p num_inference_steps=50
 ```
 
-The first trains the concepts of this study, and says first how long it will take; `09_norm_growth` and `10_destruction` want all variants, and `10_destruction` what `t2i-lens doses --profile sd15` draws.
-The second brings a token that is there already, from a file or, by an id such as `sd-concepts-library/cat-toy`, from the Hub.
+The first command prints a time estimate and trains the concepts of this study; `09_norm_growth` and `10_destruction` need all variants, and `10_destruction` also needs the results of `t2i-lens doses --profile sd15`.
+The second command adds an existing token, from a file or, by an id such as `sd-concepts-library/cat-toy`, from the Hub.
 
-What differs from the toybox:
-the judge is a detector, OWLv2 {{cite:p}}`minderer2023owlv2`, that looks for the nouns of the prompts, and for a learned concept by its class word; likeness is that of DINOv2 {{cite:p}}`oquab2024dinov2`.
-How often they err on drawn pictures is not measured here, and colours they do not tell.
-Sentences of two objects are made of other words.
-A verdict uses the bound that the claim has for the toybox, unless `data/claims.yaml` gives the profile its own.
-Of SDXL's two text encoders, chapters on text attention read the first.
+Other profiles differ from the toybox in judge, sentences and bounds.
+The judge is a detector, OWLv2 {{cite:p}}`minderer2023owlv2`, which looks for the nouns of the prompts, and for the class word of a learned concept; likeness is that of DINOv2 {{cite:p}}`oquab2024dinov2`.
+Their error rates on drawn pictures are not measured here, and they do not read colours.
+Sentences of two objects use other words.
+A verdict uses the bound of the claim for the toybox, unless `data/claims.yaml` gives the profile its own.
+Chapters on text attention read the first of SDXL's two text encoders.
 
 ## The profiles
 
-Pictures of the toybox's size are drawn on a processor; the others want a GPU.
-A profile names the commit of its repository, so that a result names its model; one without is looked up when it is used, with a warning, and the commit goes into the provenance.
-Layers are those that read the text.
+The toybox runs on a processor; the other models need a GPU.
+A profile names the commit of its repository, so that a result names its model; a profile without a commit is looked up when it is used, with a warning, and the commit is written to the provenance.
+The number of layers counts the layers that read the text.
 
 {models}
 """  # noqa: E501
 
 CAPTURE_PAGE = """\
 (capture)=
-# What recording costs
+# The cost of recording cross-attention
 
-Cross-attention of the U-Net of Stable Diffusion 1.5 was recorded in each of the ways below: the real configuration with random weights in float32, latents of 64×64, one prompt with guidance, one thread on a processor ({processor}, torch {torch}).
-All ways took turns in one run. A time is of the processor, in brackets are the lowest and the highest of {rounds} rounds.
+Each tool below recorded the cross-attention of Stable Diffusion 1.5's U-Net: the real configuration with random weights in float32, latents of 64×64, one prompt with guidance, one thread on a processor ({processor}, torch {torch}).
+All tools took turns in one run.
+Times are processor times; the lowest and the highest of {rounds} rounds are in brackets.
 
-- **fused** is PyTorch's own attention kernel, the default of diffusers, and **eager** is diffusers' plain one, in cross-attention alone.
-- `t2i_lens` computes probabilities beside a fused kernel and changes no bit of the picture; beside an eager one it takes those that are there.
+- **fused** is PyTorch's attention kernel, the default of diffusers, and **eager** is diffusers' plain one, in cross-attention only.
+- `t2i_lens` computes probabilities in addition to a fused kernel and changes no bit of the picture; with an eager kernel it takes the kernel's own probabilities.
 - `t2i_lens, shared` draws the recorded half with the probabilities that it records. Pictures change by rounding.
-- `daam` ({daam}) brings an eager kernel of its own and keeps heads apart.
-- `attention-map-diffusers` ({other}) keeps queries and keys of every step and computes probabilities afterwards, which is not in its times.
+- `daam` ({daam}) uses an eager kernel of its own and keeps heads apart.
+- `attention-map-diffusers` ({other}) keeps queries and keys of every step and computes probabilities afterwards; its times do not include this.
 
 ## Time
 
@@ -77,28 +78,28 @@ Operations are those of one cross-attention layer that compute or copy, recordin
 
 ## State
 
-What is held after so many steps, in MB, and after one step of SDXL at 1024 pixels.
-These are the sizes of the real tensors on a device without memory.
+Size of the recorded state after the given number of steps, in MB, and after one step of SDXL at 1024 pixels.
+The sizes are those of the real tensors, on a device without memory.
 
 {states}
 
 ## Memory
 
-How much the process grew in a step and while the heat maps of all tokens were made, in MB, and the time that making them took.
-What a process has freed before it uses again, so only large differences say something.
+Growth of the process in one step and during the computation of all tokens' heat maps, in MB, and the time of that computation.
+A process reuses memory that it has freed, so only large differences are meaningful.
 
 {memory}
 
-## Bars
+## Requirements
 
-Asked of our recorder before it was measured:
+The recorder's requirements, stated before it was measured:
 
 {bars}
 """  # noqa: E501
 
 NOT_YET = """\
 (capture)=
-# What recording costs
+# The cost of recording cross-attention
 
 `make bench` measures it; it has not been run for this book.
 """
@@ -145,7 +146,7 @@ def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None
 
 
 def capture_page(file: Path = CAPTURE) -> str:
-    """The figures of ``make bench`` on recording, as a MyST page."""
+    """The figures of `make bench` on recording, as a MyST page."""
     if not file.exists():
         return NOT_YET
     found = json.loads(file.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Parameters of notebooks: what there is, and what a user gave, checked before anything runs.
+"""Parameters of notebooks: types and names of given values are checked before anything runs.
 
-papermill only warns about a parameter that a notebook does not have, and does not look at types:
-a typing error would run the defaults.
+papermill only warns about a parameter that a notebook does not have, and does not check types: a
+typing error would run the defaults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,13 @@ def declared(notebook: Path) -> dict[str, str]:
 def check(
     notebook: Path, given: Sequence[str], types: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What `name=value` texts mean, each read as the type that the notebook declares.
+    """Parse `name=value` texts, each as the type that the notebook declares.
 
-    Args: types: What the notebook has `declared`, where it is known already.
-    Raises: ParameterError: no such parameter, not of its type, given twice, or no `=`.
+    Args:
+        types: What the notebook has `declared`, where it is known already.
+
+    Raises:
+        ParameterError: no such parameter, not of its type, given twice, or no `=`.
     """
     if not given:
         return {}

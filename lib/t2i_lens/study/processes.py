@@ -33,7 +33,8 @@ def end_with_parent(parent: int) -> None:
     Linux kills it at once. A thread looks after the parent as well, for other systems and for a
     parent that ended before Linux was asked.
 
-    Args: parent: Process id of the parent.
+    Args:
+        parent: Process id of the parent.
     """
 
     def watch() -> None:

@@ -1,7 +1,7 @@
 """One run of a notebook: its parameters, its model, its results, its numbers and its claims.
 
-A notebook begins with `Run(...)` and ends with `run.finish()`. It works alike under the driver
-(`t2i_lens.study.execute`), in Jupyter and on Colab.
+A notebook begins with `Run(...)` and ends with `run.finish()`. It works in the same way under the
+driver (`t2i_lens.study.execute`), in Jupyter and on Colab.
 """
 
 import json
@@ -15,27 +15,40 @@ from typing import Any
 
 import pandas as pd
 from IPython.display import display
+from pydantic import ValidationError
 
 from t2i_lens.base.files import write
-from t2i_lens.base.lazy import Lazy, canonical
+from t2i_lens.base.lazy import canonical
 from t2i_lens.base.paths import BUILD
 from t2i_lens.models import profiles
+from t2i_lens.stats.bootstrap import Estimate, independent_difference
 from t2i_lens.study import support
-from t2i_lens.study.claims import load_claims, write_records
+from t2i_lens.study.claims import first_message, load_claims, write_records
+from t2i_lens.study.scoreboard import row_texts
 from t2i_lens.study.store import Result, Store, versions
-from t2i_lens.study.verdicts import MARKS, ClaimError, Record, judge_claim
+from t2i_lens.study.subject import Subject
+from t2i_lens.study.verdicts import (
+    Claim,
+    ClaimError,
+    Difference,
+    Number,
+    Pairing,
+    Record,
+    judge_claim,
+)
 
 FOLDER = "T2I_LENS_RUN"  # the driver's place for what a run leaves, until the run succeeded
 
 
 class Run:
-    """What a notebook knows about itself.
+    """The run of one notebook: its model, its results, its numbers and its claims.
 
     Attributes:
         notebook: Its name without suffix, such as `01_hero`.
         profile: Name of the model profile.
         parameters: All others, by name.
-        pipe: The profile's pipeline, loaded when first needed; on `profiles.best_device`.
+        subject: The profile's model with its judge, tokens, words and bounds.
+        pipe: The subject's pipeline, loaded when first needed.
         records: One per claim measured so far.
     """
 
@@ -48,14 +61,13 @@ class Run:
         self.notebook, self.profile = notebook, profile
         self.parameters = {key: canonical(value, key) for key, value in parameters.items()}
         self._claims = load_claims()
-        self.device = profiles.best_device()
-        model = self._model = profiles.settle(profiles.get(profile), self.device)
+        self.subject = Subject(profile)
         support.require(notebook, profile)
-        self.pipe = Lazy(lambda: profiles.load(model, self.device), profiles.fingerprint(model))
+        self.pipe, self.device = self.subject.pipe, self.subject.device
         self.records: list[Record] = []
         self._store = Store(BUILD / "results")
         settings = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
-        need = profiles.describe_need(model, self.device)
+        need = profiles.describe_need(self.subject.model, self.device)
         print(f"{notebook} on {short(self.pipe.fingerprint)} ({need}): {settings}")
 
     def cached(self, name: str, function: Callable[..., Result], **kwargs: Any) -> Result:
@@ -65,11 +77,11 @@ class Run:
     def claim(
         self,
         id: str,
+        found: Estimate | None = None,
         *,
-        value: float | None = None,
-        interval: tuple[float, float] | None = None,
-        n: int | None = None,
-        control: float | str | None = None,
+        control: Estimate | None = None,
+        difference: Estimate | None = None,
+        result: str | None = None,
         seeds: int | Sequence[int] | None = None,
         reason: str | None = None,
     ) -> None:
@@ -77,13 +89,18 @@ class Run:
 
         Args:
             id: Of a claim in `data/claims.yaml`, which holds the bound that decides.
-            value: The number that the claim's `measured` defines, with its `interval`.
-            n: Independent units behind the interval.
-            control: The control's number, or what it showed in words.
+            found: The number that the claim's `measured` defines.
+            control: What the claim names as its control, measured in the same way; left out
+                where the claim stands alone.
+            difference: Value minus control, both resampled together. Left out where they share
+                no units: then it follows from the two intervals.
+            result: Name given to `cached` for the result that the value came from.
             seeds: How many, or which.
             reason: In place of all others: why this profile cannot show it.
-        Raises: ClaimError: no such claim, no bound on this profile, it was recorded before, or
-            the numbers do not fit together.
+
+        Raises:
+            ClaimError: no such claim, no bound on this profile, it was recorded before, its control
+                is missing, no such result was used, or the numbers do not fit together.
         """
         if id not in self._claims:
             raise ClaimError(f"no claim {id} in data/claims.yaml")
@@ -95,35 +112,60 @@ class Run:
         fields: dict[str, Any] = {"id": id, "profile": self.profile, "notebook": self.notebook}
         if reason is not None:
             fields |= {"verdict": "not measurable", "reason": reason}
+        elif found is None:
+            raise ClaimError(f"claim {id} needs what was found, or a reason")
         else:
-            if value is None or interval is None or n is None or control is None:
-                raise ClaimError(f"claim {id} needs value, interval, n and control, or a reason")
-            value, interval = float(value), (float(interval[0]), float(interval[1]))
             fields |= {
-                "verdict": judge_claim(stated, self.profile, value, interval),
-                "value": value,
-                "interval": interval,
-                "n": int(n),
+                "n": found.n,
                 "seeds": seeds if seeds is None or isinstance(seeds, int) else tuple(seeds),
-                "control": control if isinstance(control, str) else float(control),
-                "result": ", ".join(sorted(file.stem for file in self._store.used)) or None,
+                "result": result and self._stored(id, result),
             }
-        record = Record(**fields)
+        try:
+            if reason is None:
+                fields |= self._judged(stated, found, control, difference)
+            record = Record(**fields)
+        except ValidationError as error:
+            raise ClaimError(f"claim {id}: {first_message(error)}") from None
         self.records.append(record)
-        row = {"claim": id, "verdict": f"{MARKS[record.verdict]} {record.verdict}"}
-        if reason is not None:
-            row["reason"] = reason
-        else:
-            low, high = record.interval
-            row |= {"value": f"{value:.3g}", "interval": f"[{low:.3g}, {high:.3g}]", "n": n}
-            row["control"] = control if isinstance(control, str) else f"{control:.3g}"
+        row = {"claim": id} | row_texts(record) | {"compared with": stated.control.text}
         display(pd.DataFrame([row]).set_index("claim"))
+
+    def _judged(
+        self, stated: Claim, found: Estimate, control: Estimate | None, apart: Estimate | None
+    ) -> dict[str, Any]:
+        """Fields of a record: the verdict and the numbers that it follows from."""
+        if control is None and apart is not None:
+            raise ClaimError(f"claim {stated.id}: a difference needs its control")
+        pairing: Pairing = "independent" if apart is None else "paired"
+        if control is not None and apart is None:
+            apart = independent_difference(found, control)
+        value = Number(value=found.value, interval=found.interval)
+        difference = apart and Difference(
+            value=apart.value, interval=apart.interval, pairing=pairing
+        )
+        return {
+            "verdict": judge_claim(stated, self.profile, value, difference),
+            "value": value.value,
+            "interval": value.interval,
+            "control": control and Number(value=control.value, interval=control.interval),
+            "difference": difference,
+        }
+
+    def _stored(self, id: str, name: str) -> str:
+        """The stored result of a name, or a pattern where the name has several."""
+        named = [file.stem for file in self._store.used if file.stem.rpartition("-")[0] == name]
+        if not named:
+            raise ClaimError(f"claim {id}: this run used no result {name}")
+        return named[0] if len(named) == 1 else f"{name}-*"
 
     def glue(self, name: str, value: Any, text: str | None = None) -> None:
         """Make a number available to the prose as {glue:text}`name`.
 
-        Args: text: How it is printed; `str(value)` by default.
-        Raises: ValueError: neither a value nor a text.
+        Args:
+            text: How it is printed; `str(value)` by default.
+
+        Raises:
+            ValueError: neither a value nor a text.
         """
         if value is None and text is None:
             raise ValueError(f"{name} has neither a value nor a text to glue")
@@ -143,8 +185,8 @@ class Run:
             "notebook": self.notebook,
             "profile": self.profile,
             "model": self.pipe.fingerprint,
-            "revision": self._model.revision,
-            "pinned": self._model.pinned,
+            "revision": self.subject.model.revision,
+            "pinned": self.subject.model.pinned,
             "parameters": self.parameters,
             "device": self.device,
             "python": platform.python_version(),
@@ -166,6 +208,6 @@ class Run:
 
 
 def short(fingerprint: str) -> str:
-    """A fingerprint with its hash cut to what a reader can compare."""
+    """A fingerprint with its hash shortened to twelve digits."""
     name, _, rest = fingerprint.partition("@")
     return f"{name}@{rest[:12]}" if rest else name[:12]

@@ -1,7 +1,7 @@
-"""Results on disk, keyed by everything they depend on, and never trusted without proof.
+"""Store of results on disk, keyed by everything they depend on, and verified when read.
 
-A result is a payload (npz or parquet, no pickle) and beside it a JSON file with its provenance:
-what made it, from what, and the sha256 of the payload.
+A result is a payload (npz or parquet, no pickle) with a JSON file of its provenance: the call, its
+inputs, and the sha256 of the payload.
 """
 
 import importlib.metadata
@@ -37,13 +37,14 @@ class Store:
         self.used: dict[Path, str] = {}
 
     def cached(self, name: str, function: Callable[..., Result], **kwargs: Any) -> Result:
-        """`function(**kwargs)`, read from disk where the very same call was made before.
+        """`function(**kwargs)`, read from disk if the same call was made before.
 
         Args:
             name: What the result is; the first part of its file name.
             function: Defined in a module; returns a dict of arrays or a data frame.
             kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the
                 function gets loaded and which are loaded only if it has to be called.
+
         Raises:
             TypeError: an argument has no canonical form, or the result is of another kind.
             ValueError: the function is defined in a notebook.
@@ -69,7 +70,7 @@ class Store:
         return result
 
     def _read(self, base: Path, key: str) -> Result | None:
-        """The result if it is whole, else None; what is damaged is reported and removed."""
+        """The result if it is complete, else None; a damaged file is reported and removed."""
         sidecar = base.with_name(base.name + ".json")
         payloads = [
             p for s in (".npz", ".parquet") if (p := base.with_name(base.name + s)).exists()

@@ -1,4 +1,4 @@
-"""Which chapter can be measured on which profile, and why not on the others."""
+"""Support of chapters by profiles: which chapter runs on which profile, and the reasons why not."""
 
 from pathlib import Path
 
@@ -14,7 +14,8 @@ def load_support(file: Path = FILE) -> dict[str, dict]:
 
     `because` may give a profile a reason of its own. Without the file nothing is restricted.
 
-    Raises: ValueError: an entry lacks its profiles or its reason.
+    Raises:
+        ValueError: an entry lacks its profiles or its reason.
     """
     if not file.exists():
         return {}
@@ -27,7 +28,7 @@ def load_support(file: Path = FILE) -> dict[str, dict]:
 
 
 def reason_against(chapter: str, profile: str, chapters: dict[str, dict]) -> str | None:
-    """Why a chapter cannot be measured on a profile; None if it can, or is not listed."""
+    """Reason why a chapter does not run on a profile; None if it does, or is not listed."""
     entry = chapters.get(chapter)
     if entry is None or profile in entry["profiles"]:
         return None
@@ -37,7 +38,8 @@ def reason_against(chapter: str, profile: str, chapters: dict[str, dict]) -> str
 def require(chapter: str, profile: str) -> None:
     """Refuse a profile that a chapter does not support.
 
-    Raises: ValueError: one line with the reason and the profiles that it supports.
+    Raises:
+        ValueError: one line with the reason and the profiles that it supports.
     """
     chapters = load_support()
     reason = reason_against(chapter, profile, chapters)

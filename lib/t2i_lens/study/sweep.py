@@ -1,8 +1,8 @@
 """Sweeps: a notebook at every point of a grid, on this machine or on a cluster.
 
-A YAML file states the grid. Snakemake (`notebooks/Snakefile`) decides where and when a run is
-made; how it is made, and whether it still stands, is the driver's affair, so that a run of a sweep
-and the same `t2i-lens run` by hand are one.
+A YAML file states the grid. Snakemake (`notebooks/Snakefile`) decides where and when a run is made;
+the driver decides how, and whether it is up to date, so that a run of a sweep and the same
+`t2i-lens run` by hand are one run.
 """
 
 import itertools
@@ -43,7 +43,7 @@ class SweepError(ValueError):
 
 
 class Grid(BaseModel):
-    """What a sweep's file may say.
+    """Fields of a sweep's file.
 
     Attributes:
         notebooks: Names, such as `02_norms`.
@@ -67,7 +67,7 @@ class Grid(BaseModel):
 
 @dataclass(frozen=True)
 class Plan:
-    """A grid spread out.
+    """All runs of a grid.
 
     Attributes:
         name: Of the sweep, from its file.
@@ -101,7 +101,8 @@ class Plan:
 def read_grid(file: Path) -> Grid:
     """A sweep's file, checked.
 
-    Raises: SweepError: no YAML, or a field is missing, unknown or of a wrong kind.
+    Raises:
+        SweepError: no YAML, or a field is missing, unknown or of a wrong kind.
         FileNotFoundError: no such file.
     """
     try:
@@ -144,9 +145,10 @@ def expand(grid: Grid) -> dict[str, Job]:
 
 
 def plan(file: Path) -> Plan:
-    """The grid of a file, and which of its runs the driver holds for done.
+    """The plan of a grid's file, with the runs that are already up to date.
 
-    Raises: as `read_grid` and `expand`.
+    Raises:
+        as `read_grid` and `expand`.
     """
     grid = read_grid(file)
     jobs = expand(grid)
@@ -162,11 +164,14 @@ def plan(file: Path) -> Plan:
 
 
 def launch(plan: Plan, options: Sequence[str] = ()) -> None:
-    """Have the engine make the runs that wait; what failed is left for `gather` to report.
+    """Execute the pending runs with the engine; `gather` reports failures.
 
-    Args: options: Of Snakemake, such as `--executor slurm --jobs 20`; by default it uses the cores
-        of this machine.
-    Raises: RunError: Snakemake is not installed.
+    Args:
+        options: Of Snakemake, such as `--executor slurm --jobs 20`; by default it uses the cores of
+            this machine.
+
+    Raises:
+        RunError: Snakemake is not installed.
     """
     places = os.pathsep.join([str(ENGINE), os.environ.get("PATH", "")])
     engine = shutil.which("snakemake", path=places)
@@ -205,9 +210,10 @@ def _for_engine(plan: Plan, file: Path) -> dict[str, Any]:
 
 
 def run_cell(file: Path, cell: str) -> str | None:
-    """Make one run of a plan, as the engine asks for it, and note the attempt beside the plan.
+    """Execute one run of a plan for the engine, and write the attempt to the plan's journal.
 
-    Returns: What went wrong, or None.
+    Returns:
+        What went wrong, or None.
     """
     content = json.loads(file.read_text(encoding="utf-8"))
     entry = content["cells"][cell]

@@ -1,4 +1,4 @@
-"""What the runs of a sweep found: one table of all claims, and one page about it."""
+"""The result of a sweep: one table of all claims, and one page that summarises it."""
 
 import io
 import json
@@ -10,13 +10,18 @@ import pandas as pd
 
 from t2i_lens.base.files import write
 from t2i_lens.base.paths import BUILD
-from t2i_lens.study.claims import load_records, markdown_row
+from t2i_lens.study.claims import load_records
 from t2i_lens.study.execute import STAMP, Job
+from t2i_lens.study.scoreboard import markdown_row
 from t2i_lens.study.sweep import Plan
+from t2i_lens.study.verdicts import Record
 
 TABLE, PAGE = "table.parquet", "summary.md"
 LOST = "ended without a word: killed, or its machine was lost"
-CLAIM = ("claim", "verdict", "value", "low", "high", "n", "control", "control_text")
+NUMBERS = tuple(
+    f"{what}{end}" for what in ("value", "control", "difference") for end in ("", "_low", "_high")
+)
+CLAIM = ("claim", "verdict", *NUMBERS, "n")
 
 
 def gather(plan: Plan) -> pd.DataFrame:
@@ -24,9 +29,11 @@ def gather(plan: Plan) -> pd.DataFrame:
 
     Columns: `cell`, `notebook`, `status` (done, failed, not run), `attempts` and how many of them
     `failures`, `seconds`, `error`, `param_NAME` for each parameter that the grid sets, `folder`,
-    and of the claim `claim`, `verdict`, `value`, `low`, `high`, `n`, `control`, `control_text`.
+    and of the claim `claim`, `verdict`, `n` and three numbers, each with the ends of its
+    interval: `value`, `control` and `difference`, as in `value_low` and `value_high`.
 
-    Raises: ClaimError: the claims of a run are damaged.
+    Raises:
+        ClaimError: the claims of a run are damaged.
     """
     rows = [row for cell, job in plan.jobs.items() for row in _rows(plan.folder, cell, job)]
     names = {name for job in plan.jobs.values() for name in job.parameters}
@@ -36,7 +43,7 @@ def gather(plan: Plan) -> pd.DataFrame:
     # Two notebooks may give one name two types, and a column has one.
     mixed = [c for c in given if table[c].dropna().map(type).nunique() > 1]
     table[mixed] = table[mixed].map(lambda value: value if pd.isna(value) else str(value))
-    floats = dict.fromkeys(("seconds", "value", "low", "high", "control"), "float64")
+    floats = dict.fromkeys(("seconds", *NUMBERS), "float64")
     return table.convert_dtypes().astype(floats | {"n": "Int64"})
 
 
@@ -59,19 +66,16 @@ def _rows(folder: Path, cell: str, job: Job) -> list[dict[str, Any]]:
     run = json.loads((job.target / "run.json").read_text(encoding="utf-8"))
     about["seconds"] = run.get("seconds")
     claims = [
-        {
-            "claim": record.id,
-            "verdict": record.verdict,
-            "value": record.value,
-            "low": record.interval and record.interval[0],
-            "high": record.interval and record.interval[1],
-            "n": record.n,
-            "control": None if isinstance(record.control, str) else record.control,
-            "control_text": record.control if isinstance(record.control, str) else None,
-        }
+        {"claim": record.id, "verdict": record.verdict, "n": record.n} | _numbers(record)
         for record in load_records(job.target / "claims.json")
     ]
     return [about | claim for claim in claims or [{}]]
+
+
+def _numbers(record: Record) -> dict[str, float | None]:
+    found = {"value": record.found, "control": record.control, "difference": record.difference}
+    parts = (number and (number.value, *number.interval) for number in found.values())
+    return dict(zip(NUMBERS, [x for part in parts for x in part or (None,) * 3], strict=True))
 
 
 def _attempts(file: Path) -> list[dict[str, Any]]:
