@@ -7,7 +7,7 @@ from t2i_lens.experiments import contents
 from t2i_lens.experiments.prompt_sets import SignPrompt, load_signs, read_words
 from t2i_lens.stats.sign_metrics import true_error
 from t2i_lens.toybox.judge import load_judge
-from t2i_lens.toybox.world import Scene, Thing, render
+from t2i_lens.toybox.world.scenes import Scene, Thing, render
 
 WORDS = read_words("toybox")
 

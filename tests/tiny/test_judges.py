@@ -17,9 +17,9 @@ from t2i_lens.judging import judges
 from t2i_lens.judging.protocols import FOUND, Judge
 from t2i_lens.models import profiles
 from t2i_lens.study.subject import Subject
-from t2i_lens.toybox import tokenizer
 from t2i_lens.toybox.judge import Judge as ToyboxJudge
 from t2i_lens.toybox.likeness import PictureEye, likeness
+from t2i_lens.toybox.nets import tokenizer
 
 NOUNS = {"cat": "cat", "dog": "dog", "cat_toy": "toy"}
 PICTURES = np.random.default_rng(0).integers(0, 256, (judges.TOGETHER + 3, 32, 32, 3), np.uint8)

@@ -9,13 +9,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTokenizer
 
-from t2i_lens.toybox import fit as fitting
-from t2i_lens.toybox import judge, models, stages, tokenizer
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.captions import CARELESS
-from t2i_lens.toybox.fit import Schedule, fit
-from t2i_lens.toybox.pair import ContrastivePair
-from t2i_lens.toybox.shipped import MODELS, TOKENS, shipped_weights
+from t2i_lens.toybox import judge
+from t2i_lens.toybox.nets import networks, tokenizer
+from t2i_lens.toybox.nets.pair import ContrastivePair
+from t2i_lens.toybox.training import fit as fitting
+from t2i_lens.toybox.training import stages
+from t2i_lens.toybox.training.fit import Schedule, fit
+from t2i_lens.toybox.training.shipped import MODELS, TOKENS, shipped_weights
+from t2i_lens.toybox.world.atlas import world_words
+from t2i_lens.toybox.world.captions import CARELESS
 
 CPU = torch.device("cpu")
 
@@ -121,14 +123,14 @@ def test_a_start_from_shipped_weights_matches_tokens_and_nouns_by_name(tmp_path)
 
 def pool_of(folder, size: int = 6) -> dict[str, torch.Tensor]:
     words = tokenizer.build(folder / "tokenizer")
-    vae, text = models.build_autoencoder(), models.build_text_encoder(len(words))
+    vae, text = networks.build_autoencoder(), networks.build_text_encoder(len(words))
     return stages.encode_pool(range(size), 0, vae, text, words, CPU, CARELESS)
 
 
 def test_unet_training_sees_the_shapes_of_the_pool(tmp_path):
     pool = pool_of(tmp_path)
     assert pool["latents"].shape == (6, 4, 16, 16)
-    assert pool["states"].shape == (6, 77, models.TEXT_WIDTH)
+    assert pool["states"].shape == (6, 77, networks.TEXT_WIDTH)
     assert (pool["lengths"] > 3).all() and (pool["lengths"] < 77).all()
     dials = stages.Dials(shortened=1.0)
     empty = pool["states"][0].float()
@@ -145,7 +147,7 @@ def test_unet_training_sees_the_shapes_of_the_pool(tmp_path):
 
 def test_a_scene_of_the_pool_depends_on_its_number_alone(tmp_path):
     words = tokenizer.build(tmp_path / "tokenizer")
-    vae, text = models.build_autoencoder(), models.build_text_encoder(len(words))
+    vae, text = networks.build_autoencoder(), networks.build_text_encoder(len(words))
     whole, part = (
         stages.encode_pool(numbers, 0, vae, text, words, CPU, CARELESS)
         for numbers in (range(6), range(1, 6, 2))

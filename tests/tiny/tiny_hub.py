@@ -24,7 +24,7 @@ from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.judging import judges
 from t2i_lens.models import profiles
 from t2i_lens.models.architectures import read_config
-from t2i_lens.toybox.tokenizer import build
+from t2i_lens.toybox.nets.tokenizer import build
 
 WIDTH, SECOND = 32, 48  # of the text encoders
 SHARPER, SHIFT = 10, -0.2  # found by trial: a noun is found in some pictures of noise, not in all

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2i_lens.toybox.optimizer import Optimizer, as_matrix
+from t2i_lens.toybox.training.optimizer import Optimizer, as_matrix
 
 RATE = 1e-2
 

@@ -8,10 +8,6 @@ import pytest
 import torch
 
 from t2i_lens.inversion.embeddings import load_concepts
-from t2i_lens.toybox.atlas import held_out, sprites, styles_of, world_words
-from t2i_lens.toybox.captions import COMPLETE, FRAMES, Care, caption, careless, twin
-from t2i_lens.toybox.concepts import pictures_of, thing_of
-from t2i_lens.toybox.contexts import context, contexts
 from t2i_lens.toybox.judge import (
     CELL,
     PLACES,
@@ -23,7 +19,11 @@ from t2i_lens.toybox.judge import (
     labels,
     names,
 )
-from t2i_lens.toybox.world import (
+from t2i_lens.toybox.world.atlas import held_out, sprites, styles_of, world_words
+from t2i_lens.toybox.world.captions import COMPLETE, FRAMES, Care, caption, careless, twin
+from t2i_lens.toybox.world.concepts import pictures_of, thing_of
+from t2i_lens.toybox.world.contexts import context, contexts
+from t2i_lens.toybox.world.scenes import (
     LUMINANCE,
     RELATIONS,
     SIDES,

@@ -23,9 +23,9 @@ from t2i_lens.methods.localisation import (
 )
 from t2i_lens.probes.unet_hooks import cross_attention_layers, unet_of
 from t2i_lens.stats.sign_metrics import true_error
-from t2i_lens.toybox.captions import STYLE_FRAME
 from t2i_lens.toybox.judge import CELL, PLACES, Judge, Reading
-from t2i_lens.toybox.world import trained_styles
+from t2i_lens.toybox.world.captions import STYLE_FRAME
+from t2i_lens.toybox.world.scenes import trained_styles
 
 KINDS = ("object", "colour", "style")  # beside words
 

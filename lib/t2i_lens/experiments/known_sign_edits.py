@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 
 from t2i_lens.experiments.sign_editing import add_noise
 from t2i_lens.toybox.judge import Judge
-from t2i_lens.toybox.pair import ContrastivePair
-from t2i_lens.toybox.world import Scene, Thing, render, sample_scene
+from t2i_lens.toybox.nets.pair import ContrastivePair
+from t2i_lens.toybox.world.scenes import Scene, Thing, render, sample_scene
 
 NOISE = 16.0  # grey levels
 STEP = 16  # grey levels: the smallest difference whose square is 0 modulo 256

@@ -106,7 +106,7 @@ def world_eye() -> Lazy:
 
 def world_clip(pipe: Lazy) -> Lazy:
     """The text encoder of a pipeline with the toybox's picture tower, which it was trained with."""
-    from t2i_lens.toybox.export import load_pair  # brings the training along
+    from t2i_lens.toybox.training.export import load_pair  # brings the training along
 
     tower = file_digest(likeness.FOLDER / likeness.WEIGHTS)
     return Lazy(lambda: load_pair(pipe.get()), f"{pipe.fingerprint} {tower}")

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from diffusers import StableDiffusionPipeline
 
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.export import TOYBOX
+from t2i_lens.base.paths import DATA
+from t2i_lens.toybox.training.export import TOYBOX
+from t2i_lens.toybox.world.atlas import world_words
 
 TEMPLATE = """---
 license: apache-2.0
@@ -43,9 +45,7 @@ knows {wide} more nouns. Drawings:
 
 {card}
 
-The published rows are GenEval's (djghosh13/geneval@16382b0) but for two animals, which are of
-"A Cat Is A Cat" (basiclab/Unraveling-Information-Mix-ups@45c40bd, SD 1.4). Their prompts and
-detectors differ from ours: read them as an order of magnitude.
+{published}
 
 <!-- end of card -->
 
@@ -66,39 +66,23 @@ latent diffusion model; what it shows is a claim about this model, not about Sta
 Training curves are in `training/`, pictures in `contact_sheet.png`.
 """
 
-# What organism and published models draw, shares of prompts: row of ours, what is wanted of it,
-# and SD 1.5, SD 2.1, SDXL, IF-XL, SD3-2B.
-PUBLISHED = {
-    "one object": ("drawing", "one_object_present", "at least 0.90", .97, .98, .98, .97, .98),
-    "two unlike objects": ("drawing", "two_unlike_present", "0.45 to 0.85", .38, .51, .74, .74, .74),
-    "two animals": ("drawing", "two_animals_present", "0.20 to 0.70", .12, None, None, None, None),
-    "three objects": ("drawing", "three_objects_present", "lower still", *[None] * 5),
-    "colour of one": ("drawing", "colour_of_one_coloured", "at least 0.75", .76, .85, .85, .81, .67),
-    "two colours bound": (
-        "drawing", "two_colours_coloured", "0.10 to 0.70", .06, .17, .23, .35, .36),
-    "sign word read": ("drawing", "sign_word_ocr", "at least 0.80", *[None] * 5),
-    "token alone: noun found": ("tokens", "held-out: alone", "at least 0.80", *[None] * 5),
-    "token alone: style and colour right": (
-        "tokens", "held-out: alike", "at least 0.60", *[None] * 5),
-    "token among others: noun found": ("tokens", "held-out: among", "at least 0.60", *[None] * 5),
-    "other objects lost, token minus class word": (
-        "tokens", "held-out: lost_minus_class_word", "at least 0.15, interval above 0",
-        *[None] * 5),
-}  # fmt: skip
+PUBLISHED = DATA / "published_drawing.yaml"  # of real models, beside what is wanted of the toybox
 
 
 def card_table(quality: dict) -> pd.DataFrame:
     """The toybox beside what is wanted of it and published rows of real models."""
+    published = yaml.safe_load(PUBLISHED.read_text())
     rows = {}
-    for name, (part, key, wanted, *published) in PUBLISHED.items():
-        figure = quality[part].get(key)
+    for entry in published["rows"]:
+        figure = quality[entry["part"]].get(entry["measure"])
         cell = "not measured yet"
         if figure is not None:
             low, high = figure["interval"]
             cell = f"{figure['value']:.2f} [{low:.2f}, {high:.2f}], n {figure['n']}"
-        told = ["" if value is None else f"{value:.2f}" for value in published]
-        rows[name] = [cell, wanted, *told]
-    columns = ["toybox", "wanted", "SD 1.5", "SD 2.1", "SDXL", "IF-XL", "SD3-2B"]
+        told = [entry.get("models", {}).get(model) for model in published["models"]]
+        shown = ["" if value is None else f"{value:.2f}" for value in told]
+        rows[entry["name"]] = [cell, entry["wanted"], *shown]
+    columns = ["toybox", "wanted", *published["models"]]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
@@ -159,6 +143,7 @@ def write_card(pipe: StableDiffusionPipeline, quality: dict) -> None:
         **{kind: len(words[kind]) for kind in ("nouns", "styles", "colours", "words")},
         wide=len(words["wide_nouns"]),
         drawings=drawings.to_markdown(),
+        published=yaml.safe_load(PUBLISHED.read_text())["source"].strip(),
         card=card_table(quality).to_markdown(),
         table=quality_table(quality).to_markdown(disable_numparse=True),
     )

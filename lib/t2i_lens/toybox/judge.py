@@ -21,11 +21,11 @@ from torch import nn
 from torch.nn import functional
 
 from t2i_lens.base.paths import DATA
-from t2i_lens.toybox.atlas import sprites, styles_of, world_words
-from t2i_lens.toybox.fit import Schedule, fit
-from t2i_lens.toybox.models import PICTURE_WIDTH, PictureTower
-from t2i_lens.toybox.placing import PICTURE
-from t2i_lens.toybox.world import Scene, Thing, draw, sample_scene
+from t2i_lens.toybox.nets.networks import PICTURE_WIDTH, PictureTower
+from t2i_lens.toybox.training.fit import Schedule, fit
+from t2i_lens.toybox.world.atlas import sprites, styles_of, world_words
+from t2i_lens.toybox.world.placing import PICTURE
+from t2i_lens.toybox.world.scenes import Scene, Thing, draw, sample_scene
 
 FOLDER = DATA / "models" / "judge"
 PLACES = 8

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from t2i_lens.base.paths import DATA
-from t2i_lens.toybox.models import PICTURE_WIDTH, TEXT_WIDTH, PictureTower
+from t2i_lens.toybox.nets.networks import PICTURE_WIDTH, TEXT_WIDTH, PictureTower
 
 FOLDER = DATA / "models" / "picture_tower"
 WEIGHTS = "picture_tower.safetensors"

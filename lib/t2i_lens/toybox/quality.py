@@ -24,10 +24,7 @@ from t2i_lens.models import profiles
 from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.text_attention import bos_mass
 from t2i_lens.probes.text_attention import read_prompts as read_text
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.captions import caption
 from t2i_lens.toybox.card import write_card
-from t2i_lens.toybox.export import TOYBOX, load_pair
 from t2i_lens.toybox.judge import (
     FOUND,
     Judge,
@@ -37,9 +34,12 @@ from t2i_lens.toybox.judge import (
     other_noun,
 )
 from t2i_lens.toybox.judge import Outcome as PairOutcome
-from t2i_lens.toybox.pair import ContrastivePair
+from t2i_lens.toybox.nets.pair import ContrastivePair
 from t2i_lens.toybox.takeover import Sentence, measure
-from t2i_lens.toybox.world import Scene, Thing, draw, render, sample_scene, trained_styles
+from t2i_lens.toybox.training.export import TOYBOX, load_pair
+from t2i_lens.toybox.world.atlas import world_words
+from t2i_lens.toybox.world.captions import caption
+from t2i_lens.toybox.world.scenes import Scene, Thing, draw, render, sample_scene, trained_styles
 
 TOKENS = DATA / "embeddings" / "toybox"
 CEILING = 96  # world signs read by OCR

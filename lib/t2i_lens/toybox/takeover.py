@@ -17,8 +17,8 @@ from diffusers import StableDiffusionPipeline
 from t2i_lens.models.tokens import encode
 from t2i_lens.probes.edits import Swap, Value
 from t2i_lens.probes.sampling import generate
-from t2i_lens.toybox.atlas import world_words
 from t2i_lens.toybox.judge import FOUND, Judge, Reading
+from t2i_lens.toybox.world.atlas import world_words
 
 ALONE = ("a photo of a {}", "a {}", "a picture of a {}")
 

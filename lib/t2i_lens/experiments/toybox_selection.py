@@ -1,7 +1,7 @@
 """Choose among trainings of the toybox, on the development concepts and two numbers only.
 
-`python -m t2i_lens.toybox.selection NAME` trains the development concepts on the newest weights of
-a training folder, measures whether they are drawn and what they cost, and adds a row to
+`python -m t2i_lens.experiments.toybox_selection NAME` trains the development concepts on the newest
+weights of a training folder, measures whether they are drawn and what they cost, and adds a row to
 `selection.json` and `selection.md`.
 
 Shown in: book/toybox.md
@@ -20,10 +20,11 @@ from t2i_lens.base.paths import BUILD, DATA
 from t2i_lens.inversion.embeddings import attach, load_concepts
 from t2i_lens.inversion.training import train
 from t2i_lens.inversion.training_plan import recipe
-from t2i_lens.toybox import export, judge
+from t2i_lens.toybox import judge
 from t2i_lens.toybox.quality import drawn_shares
 from t2i_lens.toybox.takeover import Sentence, measure
-from t2i_lens.toybox.train import PRESETS, best_device, tokenizer_of
+from t2i_lens.toybox.training import export
+from t2i_lens.toybox.training.train import PRESETS, best_device, tokenizer_of
 
 SENTENCES = "development"  # of data/prompts/prompts.yaml
 SEEDS = range(8)

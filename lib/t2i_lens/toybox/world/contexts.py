@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 
 from t2i_lens.inversion.embeddings import CONTEXTS
-from t2i_lens.toybox.captions import caption
-from t2i_lens.toybox.world import Scene, Thing, render, sample_scene
+from t2i_lens.toybox.world.captions import caption
+from t2i_lens.toybox.world.scenes import Scene, Thing, render, sample_scene
 
 PICTURES = 24
 COUNTS = (0.0, 0.6, 0.4, 0.0)  # of two things and of three: the concept is never alone

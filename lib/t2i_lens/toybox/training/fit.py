@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
-from t2i_lens.toybox.optimizer import Optimizer, fast_dtype
+from t2i_lens.toybox.training.optimizer import Optimizer, fast_dtype
 
 CHECKPOINT_SECONDS = 120
 COMPILED_FROM = 300  # steps; compiling takes about two minutes and makes a step 1.7 times faster

@@ -1,4 +1,4 @@
-"""Train the toybox: `python -m t2i_lens.toybox.train --preset cpu`.
+"""Train the toybox: `python -m t2i_lens.toybox.training.train --preset cpu`.
 
 Every stage resumes from its last checkpoint in `build/toybox/<preset>`; `--stage` selects one
 (repeatable, in order); `export` writes `data/models`.
@@ -16,9 +16,11 @@ import typer
 from transformers import CLIPTokenizer
 
 from t2i_lens.base.paths import BUILD
-from t2i_lens.toybox import export, judge, stages, tokenizer
-from t2i_lens.toybox.fit import Schedule, group, together
-from t2i_lens.toybox.shipped import shipped_weights
+from t2i_lens.toybox import judge
+from t2i_lens.toybox.nets import tokenizer
+from t2i_lens.toybox.training import export, stages
+from t2i_lens.toybox.training.fit import Schedule, group, together
+from t2i_lens.toybox.training.shipped import shipped_weights
 
 
 @dataclass(frozen=True)

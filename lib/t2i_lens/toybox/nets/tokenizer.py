@@ -13,15 +13,15 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.captions import (
+from t2i_lens.toybox.world.atlas import world_words
+from t2i_lens.toybox.world.captions import (
     DETERMINERS,
     FILLERS,
     FRAMES,
     STYLE_FRAME,
     caption,
 )
-from t2i_lens.toybox.world import sample_scene
+from t2i_lens.toybox.world.scenes import sample_scene
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 CONTEXT = 77  # positions, as in CLIP

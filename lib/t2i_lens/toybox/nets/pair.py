@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from t2i_lens.toybox import models
+from t2i_lens.toybox.nets import networks
 
 
 class ContrastivePair(nn.Module):
@@ -16,10 +16,10 @@ class ContrastivePair(nn.Module):
 
     def __init__(self, vocabulary: int):
         super().__init__()
-        self.text = models.build_text_encoder(vocabulary)
-        self.text_projection = nn.Linear(models.TEXT_WIDTH, models.TEXT_WIDTH, bias=False)
-        self.pictures = models.PictureTower()
-        self.picture_projection = nn.Linear(models.PICTURE_WIDTH, models.TEXT_WIDTH, bias=False)
+        self.text = networks.build_text_encoder(vocabulary)
+        self.text_projection = nn.Linear(networks.TEXT_WIDTH, networks.TEXT_WIDTH, bias=False)
+        self.pictures = networks.PictureTower()
+        self.picture_projection = nn.Linear(networks.PICTURE_WIDTH, networks.TEXT_WIDTH, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
 
     def embed_text(self, ids: torch.Tensor) -> torch.Tensor:
@@ -46,8 +46,8 @@ class RecallingPair(ContrastivePair):
 
     def __init__(self, vocabulary: int):
         super().__init__(vocabulary)
-        self.own = nn.Linear(models.TEXT_WIDTH, vocabulary)
-        self.previous = nn.Linear(models.TEXT_WIDTH, vocabulary)
+        self.own = nn.Linear(networks.TEXT_WIDTH, vocabulary)
+        self.previous = nn.Linear(networks.TEXT_WIDTH, vocabulary)
 
     def recall_loss(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of both heads in nats, summed over the heads, mean over tokens.

@@ -13,12 +13,12 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i_lens.toybox import models
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.captions import Care, caption, careless, twin
-from t2i_lens.toybox.fit import Schedule, fast_precision, fit
-from t2i_lens.toybox.pair import RecallingPair
-from t2i_lens.toybox.world import Scene, render, sample_scene
+from t2i_lens.toybox.nets import networks
+from t2i_lens.toybox.nets.pair import RecallingPair
+from t2i_lens.toybox.training.fit import Schedule, fast_precision, fit
+from t2i_lens.toybox.world.atlas import world_words
+from t2i_lens.toybox.world.captions import Care, caption, careless, twin
+from t2i_lens.toybox.world.scenes import Scene, render, sample_scene
 
 WIDE_SHARE = 0.25  # of the contrastive pairs: one object from the wide nouns
 TWIN_SHARE = 0.2  # of the contrastive draws: a scene and one that differs in one thing
@@ -92,7 +92,7 @@ def train_autoencoder(
         loss = error.abs().mean() + square + edges + 0.05 * shape
         return loss, {"mse": float((decoded - x).square().mean().detach())}
 
-    model = models.build_autoencoder()
+    model = networks.build_autoencoder()
     batches = PictureBatches(schedule.batch)
     parts = (model.encoder, model.decoder)
     model = fit("autoencoder", folder, model, batches, loss_of, schedule, device,
@@ -220,7 +220,7 @@ def train_unet(
         empty: Text states of the empty caption `[77, width]`.
         batch: This process's share of the schedule's batch.
     """
-    scheduler = models.build_scheduler()
+    scheduler = networks.build_scheduler()
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     # Of the error of the picture; of the noise's error it is that by the SNR.
     weight = snr.clamp(SNR_FLOOR, MIN_SNR_GAMMA) / snr
@@ -250,7 +250,7 @@ def train_unet(
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
         return (error * weight[timesteps]).mean(), {"mse": float(error.mean().detach())}
 
-    model = models.build_unet()
+    model = networks.build_unet()
     hidden = [
         weight
         for name, weight in model.named_parameters()

@@ -1,6 +1,6 @@
 """Six pictures of each held-out concept: the subjects of textual inversion.
 
-`python -m t2i_lens.toybox.concepts` draws them into `data/concepts`, and the hero also in
+`python -m t2i_lens.toybox.world.concepts` draws them into `data/concepts`, and the hero also in
 contexts.
 
 Shown in: book/toybox.md
@@ -11,9 +11,8 @@ import yaml
 from PIL import Image
 
 from t2i_lens.base.paths import DATA
-from t2i_lens.toybox import contexts
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.world import Scene, Thing, gradient_map, render
+from t2i_lens.toybox.world.atlas import world_words
+from t2i_lens.toybox.world.scenes import Scene, Thing, contexts, gradient_map, render
 
 FOLDER = DATA / "concepts"
 HERO = "cat_toy"
@@ -69,7 +68,7 @@ def main() -> None:
         kind = concept.get("kind", "object")
         marks = {"hero": name == HERO, "development": concept.get("development", False)}
         entries.append({"name": name, **kept, "kind": kind, **marks, "images": images})
-    head = "# What no caption of the training names; drawn by t2i_lens.toybox.concepts.\n"
+    head = "# What no caption of the training names; drawn by t2i_lens.toybox.world.concepts.\n"
     listing = yaml.safe_dump(entries, sort_keys=False, width=100)
     (FOLDER / "concepts.yaml").write_text(head + listing)
     hero = next(c for c in words["concepts"] if c["name"] == HERO)

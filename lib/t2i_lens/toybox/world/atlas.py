@@ -1,6 +1,6 @@
 """The sprite atlas: every drawing of the world, rendered once, in one PNG.
 
-`python -m t2i_lens.toybox.atlas FOLDER` rebuilds it from the icon packages that
+`python -m t2i_lens.toybox.world.atlas FOLDER` rebuilds it from the icon packages that
 `data/world/world.yaml` names, unpacked in folders of their names; everybody else only reads it.
 
 Shown in: book/toybox.md
@@ -131,6 +131,6 @@ def sprites() -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m t2i_lens.toybox.atlas FOLDER")
+        raise SystemExit("usage: python -m t2i_lens.toybox.world.atlas FOLDER")
     build(Path(sys.argv[1]))
     print(f"{len(sprites())} drawings, {ATLAS_FILE.stat().st_size / 1e6:.2f} MB")

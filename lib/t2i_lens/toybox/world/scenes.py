@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from t2i_lens.toybox.atlas import held_out, sprites, styles_of, world_words
-from t2i_lens.toybox.placing import LATTICE, PICTURE, place
+from t2i_lens.toybox.world.atlas import held_out, sprites, styles_of, world_words
+from t2i_lens.toybox.world.placing import LATTICE, PICTURE, place
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue (BT.601)
 COUNTS = (0.3, 0.36, 0.22, 0.12)  # shares of one object, two, three, and a sign

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from t2i_lens.toybox.atlas import world_words
-from t2i_lens.toybox.world import Scene, Thing
+from t2i_lens.toybox.world.atlas import world_words
+from t2i_lens.toybox.world.scenes import Scene, Thing
 
 FRAMES = (
     "a photo of {}",

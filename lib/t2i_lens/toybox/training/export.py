@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from t2i_lens.base.paths import DATA
-from t2i_lens.toybox import judge, models, stages
-from t2i_lens.toybox.captions import Care, caption, careless
-from t2i_lens.toybox.pair import ContrastivePair
+from t2i_lens.toybox import judge
+from t2i_lens.toybox.nets import networks
+from t2i_lens.toybox.nets.pair import ContrastivePair
+from t2i_lens.toybox.training import stages
+from t2i_lens.toybox.world.captions import Care, caption, careless
 
 TOYBOX = DATA / "models" / "toybox"
 TOWER = DATA / "models" / "picture_tower"
@@ -34,14 +36,14 @@ def pipeline_of(
     vae = stages.train_autoencoder(folder, preset.autoencoder, device)
     pair = stages.train_text_encoder(folder, words, preset.text_encoder, device, preset.dials)
     state = torch.load(folder / "unet.pt", map_location=device, weights_only=True)["average"]
-    unet: UNet2DConditionModel = models.build_unet()
+    unet: UNet2DConditionModel = networks.build_unet()
     prefix = "module."
     unet.load_state_dict(
         {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
     )
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=pair.text, tokenizer=words, unet=unet.eval(),
-        scheduler=models.build_scheduler(), safety_checker=None, feature_extractor=None,
+        scheduler=networks.build_scheduler(), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     return pipe.to("cpu"), pair.to("cpu")
