@@ -240,13 +240,18 @@ def lost_names(readings: pd.DataFrame, arm: str, prompt: str) -> list[str]:
 
 
 def judge_scores(quality: dict) -> dict[str, float | None]:
-    """The judge's own `recall` and `precision` on held-out pictures, means over nouns.
+    """The judge's own scores on held-out pictures, in [0, 1].
 
     Args:
-        quality: The model's `quality.json`, see `study.subject`. What it lacks is None.
+        quality: The model's `quality.json`, see `study.subject`.
+
+    Returns:
+        `recall` and `precision`, means over nouns, and the share of objects whose `style` is read
+        right. What the file lacks is None.
     """
     scores = quality.get("judge", {})
-    return {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
+    found = {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
+    return found | {"style": scores.get("style", {}).get("value")}
 
 
 def token_table(pipe, prompt: str) -> pd.DataFrame:

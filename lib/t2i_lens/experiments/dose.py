@@ -29,7 +29,7 @@ PROMPT_SET = "dose"
 SEEDS = (0, 1)
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
 SHARES = (0.1, 0.3, 0.6, 1.0)  # of a training's steps
-TOKENS = ("standard", "seed_1", "seed_2")  # variants that are taken, see `training_plan`
+TOKENS = ("standard", "seed_1")  # variants that are taken, see `training_plan`
 FILE, SIDECAR = "doses.parquet", "doses.json"
 KEYS = ["concept", "arm", "prompt", "seed"]
 # A picture drawn in another batch differs by a grey level at most (see `sampling.generate`), and

@@ -219,6 +219,11 @@ def prompt_sets(each: int, seed: int = 103) -> dict[str, list[Scene]]:
     for _ in range(each):
         noun = str(rng.choice(list(words["nouns"])))
         styled.append(Scene((Thing(noun, style=str(rng.choice(trained_styles(noun)))),)))
+    related = []
+    for _ in range(each):
+        nouns = rng.choice(list(words["nouns"]), size=2, replace=False)
+        relation = str(rng.choice(["left of", "above"]))
+        related.append(Scene(tuple(Thing(str(n)) for n in nouns), relation))
     three = []
     for _ in range(each):
         nouns = rng.choice(list(words["nouns"]), size=3, replace=False)
@@ -230,6 +235,7 @@ def prompt_sets(each: int, seed: int = 103) -> dict[str, list[Scene]]:
         "two_unlike": unlike,
         "two_animals": of_nouns(rng, animals, each),
         "two_colours": bound,
+        "two_related": related,
         "three_objects": three,
     }
 
@@ -264,7 +270,7 @@ def drawing_quality(
         missed = [i for i, right in enumerate(judged["present"]) if not right]
         failures += [(scenes[i], pictures[i]) for i in missed[:SHOWN_FAILURES]]
         result[f"{name}_present"] = share(judged["present"])
-        for kind in ("coloured", "styled"):
+        for kind in ("coloured", "styled", "relation"):
             if judged[kind]:
                 result[f"{name}_{kind}"] = share(judged[kind])
         if name in ("two_unlike", "two_animals"):
@@ -344,9 +350,10 @@ def draw_scenes(pipe: StableDiffusionPipeline, scenes: Sequence[Scene]) -> np.nd
 def judge_scenes(
     pictures: np.ndarray, scenes: Sequence[Scene], judge: Judge
 ) -> dict[str, list[bool]]:
-    """Per scene: all nouns there; all there with their stated colours, with their styles."""
+    """Per scene: all nouns there; all there with their colours, with their styles, as related."""
     reading = judge.read(pictures)
-    result: dict[str, list[bool]] = {"present": [], "coloured": [], "styled": []}
+    kinds = ("present", "coloured", "styled", "relation")
+    result: dict[str, list[bool]] = {kind: [] for kind in kinds}
     for i, scene in enumerate(scenes):
         columns = [judge.nouns.index(thing.noun) for thing in scene.things]
         present = all(reading.nouns[i, column] > FOUND for column in columns)
@@ -359,6 +366,10 @@ def judge_scenes(
             seen = [judge.styles[reading.styles[i, c].argmax()] for c in columns]
             right = all(t.style in (None, s) for t, s in zip(scene.things, seen, strict=True))
             result["styled"].append(present and right)
+        if scene.relation in ("left of", "above"):
+            (x0, y0), (x1, y1) = reading.centres[i, columns[:2]]
+            holds = x0 < x1 if scene.relation == "left of" else y0 < y1
+            result["relation"].append(bool(present and holds))
     return result
 
 
