@@ -93,7 +93,9 @@ def show_claims(
     if json:
         print(board.claims_json(stated, recorded))
         return
-    table = Table("claim", "profile", *board.COLUMNS, "statement")
+    table = Table()
+    for column in ("claim", "profile", *board.COLUMNS, "statement"):
+        table.add_column(column, overflow="fold")  # no number is cut in a narrow window
     for claim, record in board.rows(stated, recorded):
         texts = (escape(text) for text in board.row_texts(record).values())
         table.add_row(record.id, record.profile, *texts, claim.statement)
