@@ -223,7 +223,7 @@ def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
 
 
 def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
-    """Largest difference between pictures drawn anew and the same pictures in the table.
+    """Largest difference between pictures drawn again and the same pictures in the table.
 
     Returns:
         By column of `TOLERANCES`.
