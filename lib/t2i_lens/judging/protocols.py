@@ -22,3 +22,13 @@ class Judge(Protocol):
     nouns: list[str]
 
     def read(self, images: UInt8[np.ndarray, "picture height width 3"]) -> Reading: ...
+
+
+def judge_scores(quality: dict) -> dict[str, float | None]:
+    """The judge's own `recall` and `precision` on held-out pictures, means over nouns.
+
+    Args:
+        quality: The model's `quality.json`, see `study.subject`. What it lacks is None.
+    """
+    scores = quality.get("judge", {})
+    return {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
