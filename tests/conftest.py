@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,11 +39,18 @@ class Project:
         return subprocess.Popen(
             [sys.executable, *arguments], cwd=self.root, env=given | environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # As in a terminal of its own, where Ctrl-C is not ignored.
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def python(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         with self.start(*arguments, **environment) as process:
-            output, errors = process.communicate(timeout=1500)
+            try:
+                output, errors = process.communicate(timeout=1500)
+            except BaseException:
+                process.kill()
+                raise
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

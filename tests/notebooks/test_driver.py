@@ -1,10 +1,12 @@
 """The driver on a small project of its own: a failure leaves nothing, what stands stays."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -86,18 +88,22 @@ def test_a_notebook_that_stands_is_not_executed_again(project):
     assert stamp.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_no_worker_and_no_kernel_outlives_a_driver_that_is_killed(project, how):
+@pytest.mark.parametrize(
+    ("kill", "how"),
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.kill, signal.SIGKILL)],
+    ids=["Ctrl-C", "SIGTERM", "SIGKILL"],
+)
+def test_no_worker_and_no_kernel_outlives_a_driver_that_is_killed(project, kill, how):
     project.notebook("02_slow", SLOW)
     driver = project.start("-m", "t2i_lens.study.cli", "run", "02_slow")
     until((project.root / "began").exists, 120)
     children = psutil.Process(driver.pid).children(recursive=True)
-    assert any("ipykernel_launcher" in " ".join(child.cmdline()) for child in children)
+    (kernel,) = (c.cmdline() for c in children if "ipykernel_launcher" in c.cmdline())
     temporary = project.build / "tmp"
-    assert list(temporary.iterdir())
-    driver.send_signal(how)
+    assert Path(kernel[kernel.index("-f") + 1]).is_relative_to(temporary)
+    kill(driver.pid, how)
     driver.communicate(timeout=30)
-    assert driver.returncode == (130 if how == signal.SIGTERM else -signal.SIGKILL)
+    assert driver.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     until(lambda: not any(map(runs, children)), 10)
     assert bool(list(temporary.iterdir())) == (how == signal.SIGKILL)
     project.notebook("03_quick", "1 + 1")

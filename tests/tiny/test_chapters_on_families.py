@@ -7,12 +7,14 @@ import ast
 import importlib
 import inspect
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from families import FAMILIES
 from test_judged_arms import BrightnessJudge
 
@@ -32,22 +34,24 @@ from t2i_lens.experiments import (
     rotation,
     sign_editing,
 )
-from t2i_lens.inversion import embedding_table
+from t2i_lens.experiments.arms import Arm, Design, draw
+from t2i_lens.experiments.prompt_sets import Prompt
+from t2i_lens.inversion import embedding_table, embeddings
 from t2i_lens.inversion.embeddings import Inversion, attach_rows
 from t2i_lens.methods import localisation
-from t2i_lens.models.tokens import encode, text_towers
+from t2i_lens.models.tokens import encode, text_towers, token_table
+from t2i_lens.probes.cross_attention import record
 from t2i_lens.probes.edits import Inject, Scale, Value
+from t2i_lens.probes.labelled import label_text
 from t2i_lens.probes.sampling import generate, text_states
+from t2i_lens.probes.text_attention import read_prompts
 from t2i_lens.study.execute import NOTEBOOKS
 
 LIBRARY = ROOT / "lib"
 # Made for the toybox's pipeline alone.
 TOYBOX = ("t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.")
 WORD, VECTORS = "<t>", 2
-PROMPTS = [
-    {"text": "a {} next to a man", "context": ["man"]},
-    {"text": "a red {} and a friend", "context": ["friend"]},
-]
+PROMPTS = [Prompt("a {} next to a man", ("man",)), Prompt("a red {} and a friend", ("friend",))]
 SENTENCES = [f"a {WORD} next to a man", "a red toy"]
 FEW = {"num_inference_steps": 2, "guidance_scale": 3.0}
 PAIRS = [
@@ -68,10 +72,11 @@ SIGNS = [{"template": "a {} cat", "source": "red", "target": "blue"}]
 
 
 def arm(word=WORD, **more):
-    return {"concept": "pinata", "arm": word, "word": word, "subject": "toy"} | more
+    return replace(Arm("pinata", word, word, "toy"), **more)
 
 
 ARMS = [arm(), arm("toy")]
+DESIGN = Design(ARMS, PROMPTS, [0])
 
 
 def table(pipe):
@@ -84,7 +89,7 @@ def rows(pipe, count=5):
 
 def with_token(pipe, concept):
     inversion = Inversion(concept, torch.full((1, 32), 0.5), pd.DataFrame(), {})
-    attached = destruction.with_tokens(Lazy(lambda: pipe, "tiny"), [inversion]).get()
+    attached = embeddings.with_tokens(Lazy(lambda: pipe, "tiny"), [inversion]).get()
     return table(attached)[list(encode(attached, concept.placeholder_token).ids[1:2])].numpy()
 
 
@@ -93,28 +98,42 @@ def injected(pipe):
     return localisation.draw_settings(pipe, [("a red toy", "a blue chair")], settings, [0], **FEW)
 
 
+def recorded(pipe):
+    with record(pipe) as recorder:
+        generate(pipe, SENTENCES, [0], recorder=recorder, **FEW)
+    return {path: maps.numpy() for path, maps in recorder.maps().layers.items()}
+
+
+def read(pipe):
+    return label_text(read_prompts(pipe, SENTENCES), "patterns").to_numpy()
+
+
 # By the function that a notebook calls.
 CASES = {
-    "destruction.draw": lambda p: destruction.draw(p, SENTENCES, [0], **FEW),
-    "destruction.draw_arms": lambda p: destruction.draw_arms(p, ARMS, PROMPTS, [0], **FEW),
-    "destruction.judge_arms": lambda p: destruction.judge_arms(
-        p, BrightnessJudge(), ARMS, PROMPTS, [0], **FEW
-    ),
-    "destruction.token_table": lambda p: destruction.token_table(p, SENTENCES[0]),
-    "destruction.with_tokens": with_token,
+    "arms.draw": lambda p: draw(p, DESIGN, **FEW),
+    "destruction.measure": lambda p: destruction.measure(p, BrightnessJudge(), DESIGN, **FEW),
+    "embeddings.with_tokens": with_token,
+    "cross_attention.record": recorded,
+    "text_attention.read_prompts": read,
+    "sampling.text_states": lambda p: text_states(p, SENTENCES),
+    "sampling.generate": lambda p: generate(p, SENTENCES, [0], **FEW),
+    "tokens.encode": lambda p: np.array(encode(p, SENTENCES[0]).ids),
+    "tokens.token_table": lambda p: token_table(p, SENTENCES[0]),
     "dominance.beside_daam": lambda p: dominance.beside_daam(p, SENTENCES[1], 0, **FEW),
     "dominance.draw_with_maps": lambda p: dominance.draw_with_maps(
-        p, ARMS[:1], PROMPTS[0]["text"], [0], **FEW
+        p, ARMS[:1], PROMPTS[0].text, [0], **FEW
     ),
     "dominance.measure_tokens": lambda p: dominance.per_picture(
-        dominance.measure_tokens(p, ARMS, PROMPTS, [0], **FEW)
+        dominance.measure_tokens(p, DESIGN, **FEW)
     ),
     "dominance.trace_norms": lambda p: dominance.trace_norms(
-        p, ARMS[:1], PROMPTS[0]["text"], [0], **FEW
+        p, ARMS[:1], PROMPTS[0].text, [0], **FEW
     ),
-    "dose.measure": lambda p: dose.measure(p, BrightnessJudge(), ARMS, PROMPTS, [0], **FEW),
+    "dose.measure": lambda p: dose.measure(p, BrightnessJudge(), DESIGN, **FEW),
     "embedding_table.read_table": lambda p: embedding_table.read_table(p, ["toy"]),
-    "factorial.draw_rows": lambda p: factorial.draw_rows(p, "toy", rows(p, 2), PROMPTS, [0], **FEW),
+    "factorial.draw_rows": lambda p: factorial.draw_rows(
+        p, factorial.cells("toy", "toy", PROMPTS, [0]), rows(p, 6), **FEW
+    ),
     "first_layer.measure_rows": lambda p: first_layer.measure_rows(p, SENTENCES[0], 2, rows(p)),
     "first_layer.place_attention": lambda p: first_layer.place_attention(
         p, SENTENCES[0], 2, rows(p)
@@ -127,9 +146,7 @@ CASES = {
     "key_predictions.measure_keys": lambda p: key_predictions.measure_keys(
         p, SENTENCES, [0], [0, 1], **FEW
     ),
-    "key_predictions.measure_shares": lambda p: key_predictions.measure_shares(
-        p, ARMS, PROMPTS, [0], **FEW
-    ),
+    "key_predictions.measure_shares": lambda p: key_predictions.measure_shares(p, DESIGN, **FEW),
     "localisation.draw_settings": injected,
     "localisation.layer_sizes": localisation.layer_sizes,
     "map_similarity.measure_maps": lambda p: map_similarity.measure_maps(p, PAIRS, [0], **FEW),
@@ -138,7 +155,7 @@ CASES = {
         p, SENTENCES, 1
     ),
     "rotation.slot_attention": lambda p: rotation.slot_attention(
-        p, rotation.turned(arm(), rows(p)[0], [0.0, 1.0], path="random"), PROMPTS
+        p, Design(rotation.turned(arm(), rows(p)[0], [0.0, 1.0], path="random"), PROMPTS)
     ),
     "binding.matrices": lambda p: binding.matrices(p, SENTENCES[0]),
     "binding.read_pairs": lambda p: binding.read_pairs(p, PAIRS),
@@ -150,15 +167,15 @@ CASES = {
 DRAWING = [
     name for name in CASES
     if name.startswith(("dominance.", "key_predictions.", "localisation.", "sign_editing."))
-    or name.split(".")[1] in ("draw", "draw_arms", "judge_arms", "measure", "measure_maps")
+    or name.split(".")[1] in ("draw", "generate", "measure", "measure_maps", "record")
 ]  # fmt: skip
 REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name in DRAWING} | {
     ("factorial.draw_rows", "sdxl"): "which of SDXL's two text encoders",
     ("factorial.draw_rows", "sd3"): "StableDiffusion3Pipeline",
     ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
-    ("destruction.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",
-    ("destruction.with_tokens", "sd3"): r"width 32, the model needs 32 \+ 32",
+    ("embeddings.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",
+    ("embeddings.with_tokens", "sd3"): r"width 32, the model needs 32 \+ 32",
     ("sign_editing.edits", "sdxl"): "StableDiffusionXLPipeline",
 }
 # No gradient before the first step; no map of a head that a layer does not have.
@@ -181,6 +198,8 @@ def numbers(found):
     """All numbers in a result, by name."""
     if isinstance(found, pd.DataFrame):
         found = {name: found[name].to_numpy() for name in found}
+    if isinstance(found, xr.Dataset):
+        found = {str(name): part.to_numpy() for name, part in found.items()}
     if not isinstance(found, dict):
         found = {"": found}
     arrays = {name: np.asarray(value) for name, value in found.items()}
@@ -189,7 +208,7 @@ def numbers(found):
 
 @pytest.mark.parametrize(("name", "kind"), list(product(CASES, KINDS)))
 def test_it_runs_on_the_family_or_is_refused_in_one_line(pipes, make_concept, name, kind):
-    trained = name in ("destruction.with_tokens", "growth.first_steps")
+    trained = name in ("embeddings.with_tokens", "growth.first_steps")
     more = [make_concept(f"of-{kind}")] if trained else []
     if (name, kind) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[name, kind]) as error:
@@ -201,7 +220,7 @@ def test_it_runs_on_the_family_or_is_refused_in_one_line(pipes, make_concept, na
     for value in found.values():
         finite = np.isfinite(value)
         assert finite.all() or (name.startswith(PARTLY_UNDEFINED) and finite.mean() >= 0.5)
-    if name not in ("destruction.with_tokens", "localisation.layer_sizes"):
+    if name not in ("embeddings.with_tokens", "localisation.layer_sizes"):
         assert any(np.nanmax(value) > np.nanmin(value) for value in found.values())
 
 
@@ -252,14 +271,12 @@ def test_other_states_are_injected_into_every_family_that_draws(pipes, kind):
 
 @pytest.mark.parametrize("kind", ["sd1", "sd21"])
 def test_a_slot_is_edited_where_there_is_one_text_encoder(pipes, kind):
-    longer = arm("<t>", arm="longer", edits=(Scale(8.0, positions=()),))
-    plain, scaled = destruction.draw_arms(pipes[kind], [arm(), longer], PROMPTS, [0], **FEW)[
-        "pictures"
-    ]
+    longer = arm("<t>", name="longer", edits=(Scale(8.0, positions=()),))
+    plain, scaled = draw(pipes[kind], Design([arm(), longer], PROMPTS, [0]), **FEW).values[0]
     assert (plain != scaled).any()
 
 
 def test_a_slot_of_two_text_encoders_is_not_edited(pipes):
     longer = arm(edits=(Scale(8.0, positions=()),))
     with pytest.raises(ValueError, match="which of SDXL's two text encoders"):
-        destruction.draw_arms(pipes["sdxl"], [longer], PROMPTS, [0], **FEW)
+        draw(pipes["sdxl"], Design([longer], PROMPTS, [0]), **FEW)

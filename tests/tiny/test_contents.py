@@ -5,11 +5,14 @@ import pytest
 
 from t2i_lens.experiments import contents
 from t2i_lens.experiments.prompt_sets import SignPrompt, load_signs, read_words
+from t2i_lens.methods import localisation
+from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.stats.sign_metrics import true_error
 from t2i_lens.toybox.judge import load_judge
 from t2i_lens.toybox.world.scenes import Scene, Thing, render
 
 WORDS = read_words("toybox")
+SMALL = {"num_inference_steps": 1, "height": 64, "width": 64}  # the judge's size
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,26 @@ def test_lost_context_counts_the_objects_that_are_not_there(judge):
     pictures = np.stack([both, one])[:, None, None]
     prompts = [{"text": "a {} and a house with a cat", "context": ["house", "cat"]}]
     assert contents.lost_context(judge, pictures, prompts)["lost"].tolist() == [[[0]], [[1]]]
+
+
+def test_exchanges_are_drawn_and_read_in_one_call(judge, shared_pipe):
+    made = contents.exchanges("object", WORDS, 2)
+    settings = localisation.single_layers(list(cross_attention_layers(shared_pipe.unet)))
+    both = contents.draw_exchanges(judge, shared_pipe, made, settings, [0, 1], **SMALL)
+    pairs = [exchange.pair for exchange in made]
+    drawn = localisation.draw_settings(shared_pipe, pairs, settings, [0, 1], **SMALL)["pictures"]
+    assert both["pictures"].shape == (len(settings), 2, 2, 64, 64, 3)
+    np.testing.assert_array_equal(both["pictures"], drawn)
+    read = contents.read_targets(judge, (), drawn, made)["target"]
+    np.testing.assert_array_equal(both["target"], read)
+
+
+def test_word_layers_are_the_first_of_all_layers_by_their_response(judge, shared_pipe):
+    layers = list(cross_attention_layers(shared_pipe.unet))
+    words = contents.word_exchanges(load_signs("toybox", "validation", "simple")[:2])
+    chosen = contents.find_word_layers(judge, shared_pipe, words, [0, 1], **SMALL)
+    order, localised = chosen["order"].tolist(), chosen["localised"].tolist()
+    assert sorted(order) == sorted(layers)
+    assert (np.diff(chosen["response"][[layers.index(path) for path in order]]) <= 0).all()
+    assert localised == order[: len(localised)]
+    assert 1 <= len(localised) <= localisation.quarter(len(layers))

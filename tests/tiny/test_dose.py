@@ -9,11 +9,13 @@ import pytest
 
 from t2i_lens.base.lazy import Lazy
 from t2i_lens.experiments import dose
+from t2i_lens.experiments.arms import Arm, Design
+from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.study.store import Store
 
 PROMPTS = [
-    {"text": "a {} next to a man", "context": ["man"]},
-    {"text": "a red {} with a man and a friend", "context": ["man", "friend"]},
+    Prompt("a {} next to a man", ("man",)),
+    Prompt("a red {} with a man and a friend", ("man", "friend")),
 ]
 FEW = {"num_inference_steps": 2, "guidance_scale": 3.0}
 STEPS = np.arange(0, 101, 25)
@@ -62,8 +64,8 @@ def table(word):
 
 @pytest.fixture(scope="module")
 def measured(shared_pipe, table):
-    few = dose.arms(table[:3])
-    return dose.measure(shared_pipe, BrightnessJudge(), few, PROMPTS, [0, 1], **FEW)
+    design = Design(dose.arms(table[:3]), PROMPTS, [0, 1])
+    return dose.measure(shared_pipe, BrightnessJudge(), design, **FEW)
 
 
 def test_objects_come_in_all_their_seeds_with_start_and_stretched_word(table, word):
@@ -90,15 +92,15 @@ def test_checkpoints_are_recorded_steps_up_to_the_last():
 def test_every_picture_has_a_row_with_what_is_lost_of_what_was_asked(measured):
     assert len(measured) == 3 * 2 * 2 and not measured.duplicated(dose.KEYS).any()
     asked = measured.groupby("prompt")["asked"].unique().str[0]
-    assert asked.to_dict() == {PROMPTS[0]["text"]: 1, PROMPTS[1]["text"]: 2}
+    assert asked.to_dict() == {PROMPTS[0].text: 1, PROMPTS[1].text: 2}
     assert measured["lost"].between(0, measured["asked"]).all()
     for name in ("doubt", "share", "attention"):
         assert measured[name].between(0, 1).all() and measured[name].nunique() > 1
 
 
 def test_the_start_is_the_class_word_itself(shared_pipe, measured):
-    plain = [{"concept": "pinata", "arm": "word", "word": "toy", "subject": "pinata"}]
-    said = dose.measure(shared_pipe, BrightnessJudge(), plain, PROMPTS, [0, 1], **FEW)
+    plain = Design([Arm("pinata", "word", "toy", "pinata")], PROMPTS, [0, 1])
+    said = dose.measure(shared_pipe, BrightnessJudge(), plain, **FEW)
     start = measured[measured["arm"] == "start 0"].reset_index(drop=True)
     for name, tolerance in dose.TOLERANCES.items():
         np.testing.assert_allclose(start[name], said[name], atol=tolerance)
@@ -107,8 +109,8 @@ def test_the_start_is_the_class_word_itself(shared_pipe, measured):
 
 
 def test_numbers_belong_to_their_own_picture(shared_pipe, table, measured):
-    last = dose.arms(table[2:3])
-    alone = dose.measure(shared_pipe, BrightnessJudge(), last, PROMPTS[1:], [1], **FEW)
+    last = Design(dose.arms(table[2:3]), PROMPTS[1:], [1])
+    alone = dose.measure(shared_pipe, BrightnessJudge(), last, **FEW)
     assert len(alone) == 1
     assert set(dose.compare_doses(alone, measured)) == set(dose.TOLERANCES)
 

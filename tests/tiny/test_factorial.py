@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from t2i_lens.experiments import factorial
-from t2i_lens.experiments.destruction import draw_arms
+from t2i_lens.experiments.arms import Arm, Design, draw
+from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.probes.text_attention import read_prompts
 
-PROMPTS = [{"text": "a {} next to a man"}, {"text": "a red {} and a friend"}]
+PROMPTS = [Prompt("a {} next to a man", ()), Prompt("a red {} and a friend", ())]
 FEW = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
 
@@ -25,7 +26,12 @@ def rows(word_row):
 
 @pytest.fixture(scope="module")
 def drawn(shared_pipe, rows):
-    return factorial.draw_rows(shared_pipe, "toy", rows, PROMPTS, [0, 1], **FEW)
+    design = factorial.cells("toy", "toy", PROMPTS, [0, 1])
+    found = factorial.draw_rows(shared_pipe, design, rows, **FEW)
+    assert found["pictures"].shape == (1, 12, 2, 2, 16, 16, 3)
+    # By row, and free or forced.
+    shape = {"pictures": (6, 2, 2, 2, 16, 16, 3), "attention": (6, 2, 2)}
+    return {name: found[name].values.reshape(size) for name, size in shape.items()}
 
 
 def test_directions_come_at_both_norms(word_row, rows):
@@ -38,12 +44,11 @@ def test_directions_come_at_both_norms(word_row, rows):
 
 
 def test_the_words_own_row_is_drawn_as_the_word_itself_free_and_forced(shared_pipe, drawn):
-    arm = {"concept": "toy", "arm": "class word", "word": "toy"}
-    plain = draw_arms(shared_pipe, [arm], PROMPTS, [0, 1], **FEW)["pictures"][0].astype(int)
+    design = Design([Arm("toy", "class word", "toy")], PROMPTS, [0, 1])
+    plain = draw(shared_pipe, design, **FEW).values[0, 0].astype(int)
     # Another batch, and attention computed eagerly: at most a grey level.
     for pattern in (0, 1):
         np.testing.assert_allclose(drawn["pictures"][2, pattern], plain, atol=1)
-    assert drawn["pictures"].shape == (6, 2, 2, 2, 16, 16, 3)
 
 
 def test_forced_the_slot_attends_as_the_word_does(shared_pipe, drawn):
@@ -62,7 +67,9 @@ def test_forcing_the_pattern_of_another_row_changes_its_picture(drawn):
 
 def test_a_word_of_several_tokens_is_refused(shared_pipe, rows):
     with pytest.raises(ValueError, match="several tokens"):
-        factorial.draw_rows(shared_pipe, "unicorn", rows, PROMPTS, [0], **FEW)
+        factorial.draw_rows(
+            shared_pipe, factorial.cells("unicorn", "unicorn", PROMPTS, [0]), rows, **FEW
+        )
 
 
 def outcome(norm=0.0, direction=0.0, row=0.0, noise=0.0):
@@ -81,6 +88,15 @@ def test_each_effect_is_found_where_it_was_put():
     assert found == pytest.approx(expected)
     assert factorial.lead(outcome(norm=0.2, direction=0.5).mean((1, 2))) == pytest.approx(0.3)
     assert factorial.lead(outcome(norm=0.9, direction=0.5).mean((1, 2))) == pytest.approx(-0.4)
+
+
+def test_factors_become_axes_that_hold_what_the_cells_held():
+    design = factorial.cells("toy", "toy", PROMPTS, [0, 1])
+    values = np.random.default_rng(0).normal(size=(12, 2, 2))
+    apart = factorial.by_factor(design.label(values))
+    for place, (norm, direction, row) in enumerate(factorial.CELLS):
+        cell = apart.sel(norm=norm, direction=direction, row=row).isel(concept=0)
+        np.testing.assert_array_equal(cell.transpose("prompt", "seed"), values[place])
 
 
 def test_the_analysis_of_variance_gives_each_factor_its_share():

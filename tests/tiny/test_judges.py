@@ -92,4 +92,4 @@ def test_without_hub_and_cache_the_detector_is_named_in_one_line(tmp_path, monke
     monkeypatch.setattr(profiles.huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(profiles.huggingface_hub, "HfApi", lambda: None)  # as without a network
     with pytest.raises(OSError, match=r"^google/owlv2-base-patch16-ensemble is neither"):
-        judges.public_judge(tmp_path)
+        judges.public_judge(tmp_path / "sd15")

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from t2i_lens.experiments import binding, key_predictions, map_similarity
+from t2i_lens.experiments.arms import Arm, Design
+from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.experiments.word_pairs import word_pairs
 from t2i_lens.probes.cross_attention import Keep, record
 from t2i_lens.probes.heat_maps import token_shares
@@ -117,23 +119,21 @@ def test_map_cosines_are_those_of_the_recorded_maps(shared_pipe):
 
 
 def test_shares_are_the_recorders_and_both_sides_sum_to_one(shared_pipe):
-    arms = [
-        {"concept": "x", "arm": "class word", "word": "toy"},
-        {"concept": "x", "arm": "other noun", "word": "cat"},
-        {"concept": "y", "arm": "class word", "word": "toy"},
-    ]
-    prompts = [{"text": "a {} next to a man"}]
-    table = key_predictions.measure_shares(shared_pipe, arms, prompts, [0, 1], **SAMPLING)
-    assert len(table) == 6
+    words = {"class word": "toy", "other noun": "cat"}
+    arms = [Arm(concept, name, word) for concept in "xy" for name, word in words.items()]
+    design = Design(arms, [Prompt("a {} next to a man", ())], [0, 1])
+    table = key_predictions.measure_shares(shared_pipe, design, **SAMPLING)
+    assert dict(table.sizes) == {"concept": 2, "arm": 2, "prompt": 1, "seed": 2}
     for prefix in ("", "predicted_"):
-        total = table[[prefix + role for role in ("slot", "bos", "words", "padding")]].sum(axis=1)
+        total = sum(table[prefix + role] for role in ("slot", "bos", "words", "padding"))
         np.testing.assert_allclose(total, 1, rtol=1e-5)
     with record(shared_pipe) as recorder:
         generate(shared_pipe, ["a toy next to a man"], [0, 1], recorder=recorder, **SAMPLING)
     shares = token_shares(recorder.maps())
-    np.testing.assert_allclose(table["slot"][:2], shares[:, 2], **BATCH)
-    np.testing.assert_allclose(table["bos"][:2], shares[:, 0], **BATCH)
-    np.testing.assert_allclose(table["slot"][4:], table["slot"][:2])
+    toy = table.sel(arm="class word").isel(prompt=0)
+    np.testing.assert_allclose(toy["slot"][0], shares[:, 2], **BATCH)
+    np.testing.assert_allclose(toy["bos"][0], shares[:, 0], **BATCH)
+    np.testing.assert_allclose(toy["slot"][1], toy["slot"][0])
 
 
 def test_both_sides_of_the_first_proposition_have_the_same_rows(shared_pipe):
@@ -167,8 +167,8 @@ def test_hooks_are_gone_after_an_error(shared_pipe, measure):
         elif measure == "maps":
             map_similarity.measure_maps(shared_pipe, PROMPTS, [0], **bad)
         else:
-            arm = {"concept": "x", "arm": "class word", "word": "toy"}
-            key_predictions.measure_shares(shared_pipe, [arm], [{"text": "a {}"}], [0], **bad)
+            design = Design([Arm("x", "class word", "toy")], [Prompt("a {}", ())], [0])
+            key_predictions.measure_shares(shared_pipe, design, **bad)
     assert hook_count(shared_pipe.unet) == before
 
 

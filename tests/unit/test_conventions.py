@@ -14,6 +14,9 @@ from t2i_lens.study.execute import NOTEBOOKS
 CLAIMS = load_claims()
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 LONGEST_CELL = 20  # lines, imports apart
+# Chapters that open the model in a live cell.
+MECHANISMS = ("04", "06", "07", "08", "10", "11", "12", "13", "15", "16", "17", "18")
+IMPORTS = ("import ", "from ")
 
 
 def cells(file, kind=None):
@@ -108,6 +111,16 @@ def test_prose_holds_no_typed_measurement(file):
             r"\$\$.*?\$\$|\$[^$]*\$|\(https?[^)]*\)|`[^`]*`", "", source(cell), flags=re.S
         )
         assert not re.search(r"(?<![\w.])\d+\.\d+(?![\w.])", text), cell["id"]
+
+
+@pytest.mark.parametrize("chapter", MECHANISMS)
+def test_a_chapter_of_a_mechanism_takes_one_number_from_a_live_array_in_ten_lines(chapter):
+    (file,) = NOTEBOOKS.glob(f"{chapter}_*.ipynb")
+    (cell,) = (cell for cell in cells(file, "code") if cell["id"] == "instrument")
+    lines = source(cell).strip().splitlines()
+    assert "t2i_lens.probes" in "".join(source(cell) for cell in cells(file, "code"))
+    assert len([line for line in lines if line and not line.startswith(IMPORTS)]) <= 10
+    assert re.search(r"print\(dict\(\w+\.sizes\)", source(cell)) and lines[-1].startswith("print(")
 
 
 @each_notebook

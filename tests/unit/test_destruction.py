@@ -1,67 +1,86 @@
-"""Counting lost objects from a judge's readings, and the prompt sets themselves."""
+"""What a judge's reading of a design counts, and the prompt sets themselves."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from t2i_lens.experiments import destruction
-from t2i_lens.inversion.embeddings import Concept, load_concepts
+from t2i_lens.experiments.arms import Arm, Design
+from t2i_lens.experiments.prompt_sets import Prompt, load_prompts
+from t2i_lens.inversion.embeddings import load_concepts
+from t2i_lens.judging.protocols import judge_scores
 
-READINGS = pd.DataFrame(
-    [
-        ("hero", arm, "a {} and a man", seed, noun, role, probability)
-        for arm, seen in {"TI token": 0.1, "class word": 0.9}.items()
-        for seed in (0, 1)
-        for noun, role, probability in [
-            ("man", "context", seen),
-            ("hat", "context", 0.9),
-            ("toy", "subject", 0.8),
-        ]
-    ],
-    columns=["concept", "arm", "prompt", "seed", "noun", "role", "probability"],
-)
+PROMPTS = [Prompt("a {} and a man in a hat", ("man", "hat")), Prompt("the {} and a man", ("man",))]
+ARMS = [Arm("hero", "TI token", "<t>", "hero"), Arm("hero", "class word", "toy", "toy")]
+DESIGN = Design(ARMS, PROMPTS, [5, 6])
+# [arm, prompt, seed, noun]: the man is never seen beside the token, the hero once not.
+SEEN = np.full((2, 2, 2, 4), 0.9)
+SEEN[0, ..., 0] = 0.1
+SEEN[0, 1, 1, 3] = 0.2
 
 
-def test_an_object_is_lost_when_the_judge_doubts_it():
-    lost = destruction.lost_objects(READINGS)["hero"]
-    np.testing.assert_array_equal(lost["TI token"], [[1, 1]])
-    np.testing.assert_array_equal(lost["class word"], [[0, 0]])
+class Told:
+    nouns = ["man", "hat", "toy", "hero"]
+
+    def read(self, images):
+        assert len(images) == 8
+        return SimpleNamespace(nouns=SEEN.reshape(8, 4))
 
 
-def test_the_subject_is_counted_apart():
-    lost = destruction.lost_objects(READINGS, role="subject")["hero"]
-    np.testing.assert_array_equal(lost["TI token"], [[0, 0]])
+@pytest.fixture(scope="module")
+def readings():
+    return destruction.read(Told(), np.zeros((2, 2, 2, 4, 4, 3), np.uint8), DESIGN)
 
 
-def test_a_note_names_what_is_missing():
-    prompt = READINGS["prompt"][0]
-    assert destruction.lost_names(READINGS, "TI token", prompt) == ["lost: man"] * 2
-    assert destruction.lost_names(READINGS, "class word", prompt) == ["all there"] * 2
+def test_an_object_is_lost_when_the_judge_doubts_it(readings):
+    lost = readings["lost"].sel(concept="hero")
+    assert lost.dims == ("arm", "prompt", "seed")
+    np.testing.assert_array_equal(lost.sel(arm="TI token"), [[1, 1], [1, 1]])
+    np.testing.assert_array_equal(lost.sel(arm="class word"), 0)
 
 
-def test_each_concept_has_its_placeholder_and_its_class_word():
-    no_pictures = np.zeros((0, 1, 1, 3), dtype=np.uint8)
-    concept = Concept("panda", "<my-panda>", "bear", "bear", no_pictures)
-    arms = {arm["arm"]: arm for arm in destruction.arms_of(concept)}
-    assert arms["TI token"]["word"] == "<my-panda>" and arms["TI token"]["subject"] == "panda"
-    assert arms["class word"]["word"] == arms["class word"]["subject"] == "bear"
+def test_shares_count_what_each_prompt_asks_for(readings):
+    assert readings["asked"].values.tolist() == [2, 1]
+    kept = readings["kept"].sel(concept="hero")
+    # The man is missed, the hat is not.
+    np.testing.assert_array_equal(kept.sel(arm="TI token"), [[0.5, 0.5], [0, 0]])
+    np.testing.assert_array_equal(kept.sel(arm="class word"), 1)
+    doubt = readings["doubt"].sel(concept="hero", arm="TI token", seed=5)
+    np.testing.assert_allclose(doubt, [0.5, 0.9])
+
+
+def test_each_arm_has_its_own_subject(readings):
+    found = readings["found"].sel(concept="hero")
+    np.testing.assert_array_equal(found.sel(arm="TI token"), [[1, 1], [1, 0]])
+    np.testing.assert_array_equal(found.sel(arm="class word"), 1)
+
+
+def test_a_note_names_what_is_missing(readings):
+    missed = readings["missed"].sel(concept="hero", prompt=PROMPTS[0].text)
+    assert destruction.notes(missed) == [["lost: man"] * 2, ["all there"] * 2]
+
+
+def test_a_noun_that_the_judge_does_not_know_is_named():
+    design = Design(ARMS, [Prompt("a {} and a frog", ("frog",))], [0])
+    with pytest.raises(ValueError, match="frog"):
+        destruction.read(Told(), np.zeros((2, 1, 1, 4, 4, 3), np.uint8), design)
 
 
 def test_hero_prompts_are_many_and_differ():
-    prompts = destruction.load_prompts("hero")
+    prompts = load_prompts("hero")
     assert len({prompt.text for prompt in prompts}) == len(prompts) >= 12
     assert all(1 <= len(prompt.context) <= 2 for prompt in prompts)
 
 
 def test_an_unknown_prompt_set_lists_those_there_are():
     with pytest.raises(ValueError, match="hero"):
-        destruction.load_prompts("nothing")
+        load_prompts("nothing")
 
 
 def test_no_context_noun_is_what_a_concept_is_one_of():
-    asked = {noun for prompt in destruction.load_prompts("hero") for noun in prompt.context}
+    asked = {noun for prompt in load_prompts("hero") for noun in prompt.context}
     assert not asked & {concept.superclass for concept in load_concepts()}
 
 
@@ -70,35 +89,10 @@ def test_a_prompt_without_one_slot_and_its_context_is_refused(tmp_path, text):
     file = tmp_path / "prompts.yaml"
     file.write_text(json.dumps({"bad": [{"text": text, "context": ["man"]}]}))
     with pytest.raises(ValueError, match="needs one"):
-        destruction.load_prompts("bad", file)
+        load_prompts("bad", file)
 
 
 def test_what_quality_lacks_leaves_the_judge_unmeasured():
-    assert destruction.judge_scores({}) == {"recall": None, "precision": None}
+    assert judge_scores({}) == {"recall": None, "precision": None}
     some = {"judge": {"recall_mean_per_noun": 0.97}}
-    assert destruction.judge_scores(some) == {"recall": 0.97, "precision": None}
-
-
-def test_found_shares_count_what_each_prompt_asks_for():
-    found = destruction.found_share(READINGS)["hero"]
-    np.testing.assert_array_equal(found["TI token"], [[0.5, 0.5]])  # man is missed, hat is not
-    np.testing.assert_array_equal(found["class word"], [[1, 1]])
-    subject = destruction.found_share(READINGS, "subject")["hero"]
-    np.testing.assert_array_equal(subject["TI token"], [[1, 1]])
-
-
-def test_found_shares_of_prompts_with_different_numbers_of_objects_are_not_mixed():
-    fewer = READINGS[READINGS["noun"] != "hat"].assign(prompt="the {} and a man")
-    found = destruction.found_share(pd.concat([READINGS, fewer]))["hero"]
-    np.testing.assert_array_equal(found["TI token"], [[0.5, 0.5], [0, 0]])
-
-
-def test_arms_are_one_if_words_and_edits_are():
-    from t2i_lens.probes.edits import Scale
-
-    arms = [
-        {"word": "toy"}, {"word": "toy", "edits": (Scale(2.0, positions=()),)}, {"word": "dog"},
-        {"word": "toy", "edits": ()}, {"word": "toy", "edits": (Scale(2.0, positions=()),)},
-    ]  # fmt: skip
-    unique, place = destruction.distinct(arms)
-    assert unique == arms[:3] and place == [0, 1, 2, 0, 1]
+    assert judge_scores(some) == {"recall": 0.97, "precision": None}

@@ -1,8 +1,8 @@
 """Tokens of pictures reduced to the numbers that claims speak of, on hand-made norms."""
 
 import numpy as np
-import pandas as pd
 import pytest
+import xarray as xr
 
 from t2i_lens.experiments import dominance
 from t2i_lens.models.tokens import TokenRow, Word
@@ -18,15 +18,13 @@ ROLES = ["bos", "word", "slot", "word", "eos", "padding"]
 NORMS = [100.0, 10.0, 60.0, 20.0, 40.0, 80.0]
 
 
-def picture(arm="TI token", seed=0, norms=NORMS):
-    return pd.DataFrame(
-        {
-            "concept": "hero", "arm": arm, "word": "<t>", "prompt": "a {} and", "seed": seed,
-            "position": range(6), "piece": ROW.pieces, "role": ROLES, "norm": norms,
-            "share": [0.5, 0.05, 0.1, 0.05, 0.1, 0.2], "gini": [0.1, 0.2, 0.6, 0.4, 0.1, 0.1],
-            "flatness": 0.9, "roughness": 1.0,
-        }
-    )  # fmt: skip
+def picture(norms=NORMS):
+    columns = {
+        "piece": ROW.pieces, "role": ROLES, "norm": norms,
+        "share": [0.5, 0.05, 0.1, 0.05, 0.1, 0.2], "gini": [0.1, 0.2, 0.6, 0.4, 0.1, 0.1],
+        "flatness": [0.9] * 6, "roughness": [1.0] * 6,
+    }  # fmt: skip
+    return xr.Dataset({name: ("position", list(values)) for name, values in columns.items()})
 
 
 def test_every_token_has_one_role():
@@ -34,7 +32,7 @@ def test_every_token_has_one_role():
 
 
 def test_ratios_and_gaps_are_taken_within_a_picture():
-    row = dominance.per_picture(picture()).iloc[0]
+    row = {name: part.item() for name, part in dominance.per_picture(picture()).items()}
     assert row["slot_over_words"] == pytest.approx(60 / 15)
     assert row["bos_over_rest"] == pytest.approx(100 / 80)  # padding counts among the rest
     assert row["gini_gap"] == pytest.approx(0.6 - 0.3)
@@ -44,13 +42,7 @@ def test_ratios_and_gaps_are_taken_within_a_picture():
 
 def test_pictures_are_not_mixed():
     doubled = [n * (2 if role == "slot" else 1) for n, role in zip(NORMS, ROLES, strict=True)]
-    parts = [picture(seed=0), picture(seed=1, norms=doubled), picture("class word")]
-    table = dominance.per_picture(pd.concat(parts))
-    ti = dominance.grid(table, "slot_over_words", "hero", "TI token")
-    np.testing.assert_allclose(ti, [[4, 8]])
-    assert dominance.grid(table, "slot_over_words", "hero", "class word").shape == (1, 1)
-
-
-def test_an_arm_that_was_not_measured_is_named():
-    with pytest.raises(ValueError, match="class word"):
-        dominance.grid(dominance.per_picture(picture()), "slot_norm", "hero", "class word")
+    tokens = xr.concat([picture(), picture(doubled)], "seed")
+    table = dominance.per_picture(tokens)
+    np.testing.assert_allclose(table["slot_over_words"], [4, 8])
+    assert table["slot_over_words"].dims == ("seed",)

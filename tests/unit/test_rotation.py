@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from t2i_lens.experiments import rotation
+from t2i_lens.experiments.arms import Arm
 from t2i_lens.probes.edits import Site
 
 ROW, GOAL = np.array([3.0, 0, 0, 0]), np.array([0.0, 2, 0, 0])
@@ -27,13 +28,13 @@ def test_a_path_begins_at_the_scaled_row_and_ends_at_the_goal():
 
     import torch
 
-    arm = {"concept": "hero", "arm": "TI token", "word": "<t>"}
+    arm = Arm("hero", "TI token", "<t>")
     arms = rotation.turned(arm, GOAL, [0.0, 0.5, 1.0], factor=2 / 3, path="to goal")
-    assert [a["arm"] for a in arms] == ["to goal t=0", "to goal t=0.5", "to goal t=1"]
+    assert [a.name for a in arms] == ["to goal t=0", "to goal t=0.5", "to goal t=1"]
     ends = []
     for each in arms:
         rows = torch.tensor(ROW, dtype=torch.float32)[None]
-        for edit in each["edits"]:
+        for edit in each.edits:
             rows = dataclasses.replace(edit, positions=(0,))(rows, Site("embedding"))
         ends.append(rows[0].numpy())
     half = [np.sqrt(2), np.sqrt(2), 0, 0]

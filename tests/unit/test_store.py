@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from t2i_lens.base.lazy import Lazy, canonical
 from t2i_lens.probes.edits import Scale
@@ -54,6 +55,24 @@ def test_a_data_frame_comes_back_as_it_was(tmp_path):
     frame = pd.DataFrame({"word": ["cat", "dog"], "p": [0.25, 0.5]})
     back = Store(tmp_path).cached("frame", counted([], frame), k=1)
     pd.testing.assert_frame_equal(frame, back)
+
+
+def test_labelled_arrays_come_back_with_their_axes_and_labels(tmp_path):
+    axes = {"arm": ["TI token", "class word"], "seed": [0, 1, 2]}
+    cells = xr.DataArray(ROWS, axes, ("arm", "seed"), name="lost")
+    back = Store(tmp_path).cached("cells", counted([], cells), k=1)
+    xr.testing.assert_identical(back, cells)
+    readings = xr.Dataset(
+        {"lost": cells, "asked": ("seed", [1, 2, 3]), "missed": cells.astype(str)}
+    )
+    readings = readings.assign_coords(concept="hero")
+    back = Store(tmp_path).cached("readings", counted([], readings), k=2)
+    xr.testing.assert_identical(back, readings)
+
+
+def test_a_single_array_comes_back_as_one(tmp_path):
+    back = Store(tmp_path).cached("rows", counted([], ROWS), k=1)
+    assert isinstance(back, np.ndarray) and (back == ROWS).all()
 
 
 def test_lazy_things_are_loaded_only_to_compute(tmp_path):

@@ -184,11 +184,11 @@ def find_word_layers(
         return draw_exchanges(judge, pipe, exchanges, settings, seeds, **sampling)["target"]
 
     single = read(single_layers(layers))
-    response, whole = single[1:-1].mean((1, 2)), (single[-1] > FOUND).mean()
+    response, whole = single[1:-1].mean((1, 2)), float((single[-1] > FOUND).mean())
     order = ordered(layers, response)
     growing = [Setting(tuple(order[: count + 1])) for count in range(quarter(len(layers)))]
     joint = (read(growing) > FOUND).mean((1, 2))
-    last = first_enough(joint, whole)
+    last = first_enough(joint.tolist(), whole)
     return {
         "order": np.array(order),
         "localised": np.array(order[: last + 1]),
@@ -238,7 +238,7 @@ def lost_context(
     """`lost` [setting, prompt, seed], the number of a prompt's context objects not found.
 
     Args:
-        prompts: Each with `context`, nouns that the judge knows, as in `destruction.Prompt`.
+        prompts: Each with `context`, nouns that the judge knows, as in `prompt_sets.Prompt`.
     """
     nouns = judge.read(pictures.reshape(-1, *pictures.shape[3:])).nouns
     nouns = nouns.reshape(*pictures.shape[:3], -1)

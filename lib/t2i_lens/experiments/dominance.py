@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float
+import xarray as xr
 
-from t2i_lens.experiments.destruction import Arm, distinct, placed
+from t2i_lens.experiments.arms import Arm, Design, distinct, placed
+from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.models.tokens import TokenRow
 from t2i_lens.probes.cross_attention import AttentionMaps, Keep, record
 from t2i_lens.probes.heat_maps import daam_norms, heat_maps, token_shares
@@ -27,96 +27,69 @@ def role_of(row: TokenRow, position: int, slot: Sequence[int]) -> str:
     return "slot" if position in slot else "word"
 
 
-def measure_tokens(
-    pipe, arms: Sequence[Arm], prompts: Sequence[dict], seeds: Sequence[int], **sampling
-) -> pd.DataFrame:
-    """Draw arms and measure the heat map of every token of every picture.
+def _roles(row: TokenRow, word: str) -> list[str]:
+    slot = row.positions(word)
+    return [role_of(row, position, slot) for position in range(len(row.ids))]
+
+
+def measure_tokens(pipe, design: Design, **sampling) -> xr.Dataset:
+    """Draw a design and measure the heat map of every token of every picture.
 
     Args:
-        As in `destruction.draw_arms`.
+        pipe: As in `arms.draw`.
 
     Returns:
-        A row per arm, prompt, seed and position: columns `concept arm word prompt seed
-        position piece role`; `norm`, the L2 norm of the token's 64x64 heat map in DAAM's units;
-        `share`, its share of all attention, 0 to 1; `gini`, `flatness` and `roughness` of the
-        heat map, see `metrics`.
+        [concept, arm, prompt, seed, position]: `norm`, the L2 norm of the token's 64x64 heat map
+        in DAAM's units; `share`, its share of all attention, 0 to 1; `gini`, `flatness` and
+        `roughness` of the heat map, see `metrics`; `piece` and `role` of the token.
 
     Raises:
-        ValueError: as `draw_arms`.
+        ValueError: as `arms.placed`.
 
     Shown in: notebooks/04_attention_dominance.ipynb
     """
-    unique, place = distinct(arms)
-    maps, _ = _recorded(pipe, unique, prompts, seeds, Keep(), sampling)
-    heat, shares = heat_maps(maps).numpy(), token_shares(maps).numpy()
+    unique, place = distinct(design.arms)
+    maps, _ = _recorded(pipe, unique, design.prompts, design.seeds, Keep(), sampling)
+    heat, pictures = heat_maps(maps).numpy(), len(design.prompts) * len(design.seeds)
+    words = [arm.word for arm in unique for _ in range(pictures)]
     numbers = {
         "norm": np.linalg.norm(heat, axis=(-2, -1)),
-        "share": shares,
+        "share": token_shares(maps).numpy(),
         # One picture at a time: sorting all pixels of all maps at once would take gigabytes.
         "gini": np.stack([gini(each) for each in heat]),
         "flatness": np.stack([flatness(each) for each in heat]),
         "roughness": np.stack([roughness(each) for each in heat]),
+        "piece": np.array([row.pieces for row in maps.rows]),
+        "role": np.array([_roles(*pair) for pair in zip(maps.rows, words, strict=True)]),
     }
-    frames, pictures = [], len(prompts) * len(seeds)
-    for arm, first in zip(arms, place, strict=True):
-        for picture in range(pictures):
-            sample = first * pictures + picture
-            row = maps.rows[sample]
-            slot = row.positions(arm["word"])
-            about = {
-                "concept": arm["concept"],
-                "arm": arm["arm"],
-                "word": arm["word"],
-                "prompt": prompts[picture // len(seeds)]["text"],
-                "seed": seeds[picture % len(seeds)],
-                "position": range(len(row.ids)),
-                "piece": row.pieces,
-                "role": [role_of(row, p, slot) for p in range(len(row.ids))],
-            }
-            frames.append(pd.DataFrame(about | {k: v[sample] for k, v in numbers.items()}))
-    return pd.concat(frames, ignore_index=True)
+    by_arm = {k: v.reshape(len(unique), pictures, -1)[place] for k, v in numbers.items()}
+    return xr.Dataset({name: design.label(v, "position") for name, v in by_arm.items()})
 
 
-def per_picture(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Numbers of the claims for each picture, from `measure_tokens`.
+def per_picture(tokens: xr.Dataset) -> xr.Dataset:
+    """The numbers that the claims speak of, from `measure_tokens`.
 
     Returns:
-        A row per concept, arm, prompt and seed: mean `norm`, `share`, `gini`, `flatness`
-        and `roughness` of the slot, of BOS and of the ordinary words, as `slot_norm`,
-        `word_norm` and so on; `slot_over_words` and `bos_over_rest`, ratios of norms, the
-        second to the largest of all other tokens; `gini_gap`, `flatness_gap` and
-        `roughness_gap`, the slot's minus the mean over words; `padding_share`, the sum of EOS
-        and all after it.
+        [concept, arm, prompt, seed]: mean `norm`, `share`, `gini`, `flatness` and `roughness` of
+        the slot, of BOS and of the ordinary words, as `slot_norm`, `word_norm` and so on;
+        `slot_over_words` and `bos_over_rest`, ratios of norms, the second to the largest of all
+        other tokens; `gini_gap`, `flatness_gap` and `roughness_gap`, the slot's minus the mean
+        over words; `padding_share`, the sum of EOS and all after it.
     """
-    keys = ["concept", "arm", "prompt", "seed"]
-    columns = ["norm", "share", "gini", "flatness", "roughness"]
-    means = tokens.groupby([*keys, "role"], sort=False)[columns].mean().unstack("role")
-    table = pd.DataFrame(index=means.index)
-    for column in columns:
-        for role in ("slot", "word", "bos"):
-            table[f"{role}_{column}"] = means[column, role]
-    rest = tokens[tokens["role"] != "bos"].groupby(keys, sort=False)["norm"].max()
-    after = tokens[tokens["role"].isin(["eos", "padding"])]
-    table["slot_over_words"] = table["slot_norm"] / table["word_norm"]
-    table["bos_over_rest"] = table["bos_norm"] / rest
-    for column in columns[2:]:
-        table[f"{column}_gap"] = table[f"slot_{column}"] - table[f"word_{column}"]
-    table["padding_share"] = after.groupby(keys, sort=False)["share"].sum()
-    return table.reset_index()
-
-
-def grid(
-    table: pd.DataFrame, column: str, concept: str, arm: str
-) -> Float[np.ndarray, "prompt seed"]:
-    """One column of `per_picture` for one arm; prompts and seeds in one order for all arms.
-
-    Raises:
-        ValueError: there is no such arm.
-    """
-    rows = table[(table["concept"] == concept) & (table["arm"] == arm)]
-    if rows.empty:
-        raise ValueError(f"no arm {arm!r} of {concept!r} was measured")
-    return rows.pivot(index="prompt", columns="seed", values=column).to_numpy(float)
+    columns, role = ["norm", "share", "gini", "flatness", "roughness"], tokens["role"]
+    table = xr.Dataset()
+    for kind in ("slot", "word", "bos"):
+        means = tokens[columns].where(role == kind).mean("position")
+        table = table.assign({f"{kind}_{column}": means[column] for column in columns})
+    rest = tokens["norm"].where(role != "bos").max("position")
+    after = tokens["share"].where(role.isin(["eos", "padding"])).sum("position")
+    gaps = {f"{c}_gap": table[f"slot_{c}"] - table[f"word_{c}"] for c in columns[2:]}
+    return table.assign(
+        slot_over_words=table["slot_norm"] / table["word_norm"],
+        bos_over_rest=table["bos_norm"] / rest,
+        padding_share=after,
+        **gaps,
+    )
 
 
 def draw_with_maps(
@@ -125,7 +98,7 @@ def draw_with_maps(
     """Pictures of one prompt with the heat maps of its tokens, BOS to EOS.
 
     Args:
-        arms: As in `destruction.draw_arms`; their words have equally many tokens.
+        arms: As in `arms.draw`; their words have equally many tokens.
         prompt: With the slot `{}`.
 
     Returns:
@@ -133,9 +106,9 @@ def draw_with_maps(
         probabilities averaged over steps, in [0, 1]; `pieces` [arm, token].
 
     Raises:
-        ValueError: as `draw_arms`, or the arms' prompts differ in length.
+        ValueError: as `arms.placed`, or the arms' prompts differ in length.
     """
-    maps, pictures = _recorded(pipe, arms, [{"text": prompt}], seeds, Keep(), sampling)
+    maps, pictures = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(), sampling)
     ends = {row.eos for row in maps.rows}
     if len(ends) > 1:
         raise ValueError("the arms' words have different numbers of tokens; draw them apart")
@@ -164,11 +137,11 @@ def trace_norms(
     Raises:
         ValueError: as `draw_with_maps`.
     """
-    maps, _ = _recorded(pipe, arms, [{"text": prompt}], seeds, Keep(per_step=True), sampling)
+    maps, _ = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(per_step=True), sampling)
     row = maps.rows[0]
     if len({r.eos for r in maps.rows}) > 1:
         raise ValueError("the arms' words have different numbers of tokens; draw them apart")
-    slot, fed = row.positions(arms[0]["word"]), row.eos + 1
+    slot, fed = row.positions(arms[0].word), row.eos + 1
     norms = np.stack(
         [
             np.stack([_one_step(maps, step, path, fed) for path in maps.layers], 1)

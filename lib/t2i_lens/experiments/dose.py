@@ -17,9 +17,11 @@ import torch
 
 from t2i_lens.base.files import digest, write
 from t2i_lens.base.lazy import Cache, Lazy, canonical
-from t2i_lens.experiments.destruction import Arm, placed, read_arms
+from t2i_lens.experiments.arms import Arm, Design, placed
+from t2i_lens.experiments.destruction import read
+from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.experiments.rotation import slot_attention
-from t2i_lens.judging.protocols import FOUND, Judge
+from t2i_lens.judging.protocols import Judge
 from t2i_lens.probes.cross_attention import Keep, record
 from t2i_lens.probes.edits import Swap, Value
 from t2i_lens.probes.heat_maps import token_shares
@@ -93,63 +95,59 @@ def checkpoints(recorded: np.ndarray) -> list[int]:
 def arms(table: pd.DataFrame) -> list[Arm]:
     """Rows of `doses` as arms: the class word is in the slot, and its row is replaced."""
     return [
-        {name: getattr(row, name) for name in ("concept", "arm", "word", "subject")}
-        | {"edits": (Swap(Value("dose", torch.from_numpy(row.vector)), positions=()),)}
+        Arm(
+            row.concept,
+            row.arm,
+            row.word,
+            row.subject,
+            (Swap(Value("dose", torch.from_numpy(row.vector)), positions=()),),
+        )
         for row in table.itertuples()
     ]
 
 
-def measure(
-    pipe,
-    judge: Judge,
-    arms: Sequence[Arm],
-    prompts: Sequence[dict],
-    seeds: Sequence[int],
-    **sampling,
-) -> pd.DataFrame:
-    """Draw arms and measure objects lost and shares of attention in every picture.
+def measure(pipe, judge: Judge, design: Design, **sampling) -> pd.DataFrame:
+    """Draw a design and say of every picture what is lost and how attention fell.
 
     Args:
-        As in `destruction.judge_arms`.
+        As in `destruction.measure`.
 
     Returns:
-        A row per arm, prompt and seed: columns `concept arm prompt seed`; `lost`, context
-        objects that the judge does not find, `asked`, how many there were, and `doubt`, the mean
-        over them of 1 - probability; `found`, whether the subject is there; `share`, the slot's
-        share of cross-attention; `attention`, of the slot to itself in the first text layer.
+        A row per concept, arm, prompt and seed: these columns; `lost`, `asked`, `doubt` and
+        `found` of `destruction.read`; `share`, the slot's share of cross-attention; `attention`,
+        of the slot to itself in the first text layer.
 
     Raises:
-        ValueError: as `read_arms` and `placed`.
+        ValueError: as `destruction.read` and `arms.placed`.
 
     Shown in: notebooks/10_destruction.ipynb
     """
-    sentences, edits = placed(pipe, arms, prompts)
+    sentences, edits = placed(pipe, design.arms, design.prompts)
     with record(pipe, Keep()) as recorder:
         pictures = generate(
-            pipe, sentences, list(seeds), edits=edits, recorder=recorder, **sampling
+            pipe, sentences, list(design.seeds), edits=edits, recorder=recorder, **sampling
         )
-    maps, shape = recorder.maps(), (len(arms), len(prompts), len(seeds))
+    maps = recorder.maps()
     shares = token_shares(maps).cpu().numpy()
-    words = [arm["word"] for arm in arms for _ in range(len(prompts) * len(seeds))]
+    words = [arm.word for arm in design.arms for _ in range(len(shares) // len(design.arms))]
     slots = (maps.indices(sample, word) for sample, word in enumerate(words))
     share = np.array([each[slot].sum() for each, slot in zip(shares, slots, strict=True)])
-    own = slot_attention(pipe, arms, prompts)["attention"]
-    readings = read_arms(judge, pictures.reshape(*shape, *pictures.shape[2:]), arms, prompts, seeds)
-    readings["lost"] = readings["probability"] < FOUND
-    by = readings.groupby([*KEYS, "role"], sort=False)
-    context = by.agg(lost=("lost", "sum"), asked=("lost", "size"), seen=("probability", "mean"))
-    context = context.xs("context", level="role")
-    subject = by["lost"].sum().xs("subject", level="role")
-    table = context.assign(doubt=1 - context.pop("seen"), found=subject == 0).reset_index()
-    return table.assign(share=share, attention=np.repeat(own.ravel(), len(seeds)))
+    readings = read(judge, pictures, design)[["lost", "asked", "doubt", "found"]]
+    readings = readings.assign(share=design.label(share), attention=slot_attention(pipe, design))
+    table = readings.to_dataframe(dim_order=KEYS).reset_index()
+    return table.astype({"lost": int, "found": bool})
 
 
-def marks(pipe: Lazy, judge: Lazy, table: pd.DataFrame, prompts: Sequence[dict]) -> dict[str, str]:
+def marks(
+    pipe: Lazy, judge: Lazy, table: pd.DataFrame, prompts: Sequence[Prompt]
+) -> dict[str, str]:
     """For each concept of `doses` a hash of the weights and settings behind its pictures."""
     about = {"model": pipe.fingerprint, "judge": judge.fingerprint, "seeds": list(SEEDS)}
-    about |= {"prompts": list(prompts), "sampling": SAMPLING}
+    about |= {"prompts": [vars(prompt) for prompt in prompts], "sampling": SAMPLING}
     return {
-        concept: digest(json.dumps(canonical(about | {"arms": arms(some)})).encode())
+        concept: digest(
+            json.dumps(canonical(about | {"arms": [a.fields for a in arms(some)]})).encode()
+        )
         for concept, some in table.groupby("concept", sort=False)
     }
 
@@ -159,7 +157,7 @@ def carry_out(
     pipe: Lazy,
     judge: Lazy,
     table: pd.DataFrame,
-    prompts: Sequence[dict],
+    prompts: Sequence[Prompt],
     tell: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Print a time estimate, then draw and measure all rows of `doses`.
@@ -168,17 +166,16 @@ def carry_out(
         store: Keeps each concept as it is done, so an interrupted call can be resumed.
     """
     parts = [some for _, some in table.groupby("concept", sort=False)]
-    fixed = {"prompts": list(prompts), "seeds": list(SEEDS), **SAMPLING}
     pictures = len(prompts) * len(SEEDS)
     loaded, began = (pipe.get(), judge.get()), time.perf_counter()
-    measure(*loaded, arms(table[:1]), **fixed)
+    measure(*loaded, Design(arms(table[:1]), prompts, SEEDS), **SAMPLING)
     seconds = (time.perf_counter() - began) * len(table)
     tell(f"{len(table) * pictures} pictures, at most {seconds / 60:.0f} min")
     found, began = [], time.perf_counter()
     for done, part in enumerate(parts, start=1):
-        found.append(
-            store.cached("doses", measure, pipe=pipe, judge=judge, arms=arms(part), **fixed)
-        )
+        design = Design(arms(part), prompts, SEEDS)
+        some = {"pipe": pipe, "judge": judge, "design": design}
+        found.append(store.cached("doses", measure, **some, **SAMPLING))
         left = (time.perf_counter() - began) / done * (len(parts) - done) / 60
         tell(f"{done} of {len(parts)} concepts, about {left:.0f} min left")
     return pd.concat(found, ignore_index=True)
@@ -223,7 +220,7 @@ def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
 
 
 def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
-    """Largest difference between pictures drawn anew and the same pictures in the table.
+    """Largest difference between pictures drawn again and the same pictures in the table.
 
     Returns:
         By column of `TOLERANCES`.

@@ -5,15 +5,19 @@ attention. Here each factor is set by itself while all else stays equal.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from jaxtyping import Float
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
+from t2i_lens.experiments.arms import PICTURE, Arm, Design
+from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.probes.edits import Force, Swap, Value
 from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.text_attention import read_prompts, self_mass
@@ -46,36 +50,42 @@ def placed_rows(
     return rows.reshape(-1, len(learned)).astype(np.float32)
 
 
+def cells(concept: str, word: str, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Design:
+    """The design of one concept: `CELLS` as arms, all with its class word in the slot."""
+    arms = [Arm(concept, "; ".join(cell), word, concept) for cell in CELLS]
+    return Design(arms, prompts, seeds)
+
+
+def by_factor(values: xr.DataArray) -> xr.DataArray:
+    """The arms of `cells` apart by factor: axes norm, direction and row in place of arm."""
+    factors = pd.MultiIndex.from_tuples(CELLS, names=["norm", "direction", "row"])
+    index = xr.Coordinates.from_pandas_multiindex(factors, "arm")
+    return values.drop_vars("arm").assign_coords(index).unstack("arm")
+
+
 def draw_rows(
-    pipe,
-    word: str,
-    rows: Float[np.ndarray, "row d_model"],
-    prompts: Sequence[dict],
-    seeds: Sequence[int],
-    **sampling,
-) -> dict[str, np.ndarray]:
-    """Draw each row in a word's place, with the first layer's attention from there free or forced.
+    pipe, design: Design, rows: Float[np.ndarray, "row d_model"], **sampling
+) -> xr.Dataset:
+    """Draws each row in a word's place, with the first layer's attention from there free or forced.
 
     Forced, the place attends as the word itself does in the same prompt, in every head.
 
     Args:
-        word: One token; it names the place and gives the ordinary pattern.
-        rows: Token embeddings.
-        prompts: With the slot `{}`.
-        seeds: One latent each, the same for all rows.
+        design: From `cells`; its word names the place and gives the ordinary pattern.
+        rows: Token embeddings, from `placed_rows`.
         sampling: Passed to `sampling.generate`.
 
     Returns:
-        `pictures` uint8 [row, free or forced, prompt, seed, height, width, 3];
-        `attention` [row, free or forced, prompt], from the place to itself in the first layer,
-        mean over heads.
+        `pictures`, bytes [concept, arm, prompt, seed, height, width, channel]; `attention`
+        [concept, arm, prompt], from the place to itself in the first layer, mean over heads.
 
     Raises:
         ValueError: the word has several tokens.
 
     Shown in: notebooks/10_destruction.ipynb
     """
-    said = [prompt["text"].replace("{}", word) for prompt in prompts]
+    word = design.arms[0].word
+    said = [prompt.text.replace("{}", word) for prompt in design.prompts]
     reading = read_prompts(pipe, said, layers=[0])
     slots = [row.positions(word) for row in reading.rows]
     if any(len(slot) != 1 for slot in slots):
@@ -90,16 +100,13 @@ def draw_rows(
         for slot, pattern in zip(slots, patterns, strict=True):
             force = Force(pattern, layer=0, queries=slot if forced else ())
             edits.append([Swap(put, positions=slot), force])
-    sentences = said * (2 * len(rows))
-    shape = len(rows), 2, len(prompts)
+    sentences = said * len(design.arms)
     seen = self_mass(read_prompts(pipe, sentences, layers=[0], edits=edits).patterns[:, 0]).mean(1)
-    places = [slot[0] for slot in slots] * (2 * len(rows))
+    places = [slot[0] for slot in slots] * len(design.arms)
     own = seen[torch.arange(len(seen)), places].cpu().numpy()
-    pictures = generate(pipe, sentences, list(seeds), edits=edits, **sampling)
-    return {
-        "pictures": pictures.reshape(*shape, *pictures.shape[1:]),
-        "attention": own.reshape(shape),
-    }
+    pictures = generate(pipe, sentences, list(design.seeds), edits=edits, **sampling)
+    attention = replace(design, seeds=()).label(own)
+    return xr.Dataset({"pictures": design.label(pictures, *PICTURE), "attention": attention})
 
 
 def effects(means: Float[np.ndarray, " 12"]) -> dict[str, float]:

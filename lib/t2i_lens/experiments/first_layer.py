@@ -166,7 +166,7 @@ def probe_positions(
 
     As in Directional TI (Kim et al., 2512.13672) a small perceptron is trained on tokens at
     their own norms and tested at forced ones; but at every position, and on other tokens. A
-    linear discriminant trained anew at each norm says what could still be read.
+    linear discriminant trained again at each norm shows what could still be read.
 
     Args:
         rows: Vocabulary embeddings, at least twice `tokens` of them.
@@ -176,7 +176,7 @@ def probe_positions(
 
     Returns:
         Whether the position was read right: `fixed`, by the probe trained once,
-        `refitted`, by the one trained anew, both bool [norm, token, position]; `shuffled`
+        `refitted`, by the one trained at each norm, both bool [norm, token, position]; `shuffled`
         [token, position], by a probe trained on shuffled positions, tested on rows at their
         own norms.
 

@@ -25,7 +25,7 @@ def expected_norms(
     width: int,
     config: Mapping[str, Any],
 ) -> Float[np.ndarray, " record"]:
-    """Norm of a row whose steps are at a right angle to it, but for decay and penalties.
+    """Norm of a row with steps orthogonal to it, except for decay and penalties.
 
     Step by step n² grows by the squared length of the step: d·lr² in Adam, whatever the
     gradient, lr²·G² in SGD. Decay takes 2·lr·wd·n². A penalty pulls along the row with 2·l2·n

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager
 from itertools import combinations
 
 import numpy as np
-import pandas as pd
 import torch
+import xarray as xr
 from torch.nn.utils.rnn import pad_sequence
 
+from t2i_lens.experiments.arms import Design
 from t2i_lens.methods.tsam import key_cosines, map_cosines, predicted_shares, sink_cosines
 from t2i_lens.models.tokens import TokenRow, encode
 from t2i_lens.probes.cross_attention import attention_pattern
@@ -96,52 +97,43 @@ def measure_keys(
     return arrays | {"layers": np.array(list(layers))}
 
 
-def measure_shares(
-    pipe, arms: Sequence[dict], prompts: Sequence[dict], seeds: Sequence[int], **sampling
-) -> pd.DataFrame:
-    """Measured share of attention of each token, and the share predicted from the queries' moments.
+def measure_shares(pipe, design: Design, **sampling) -> xr.Dataset:
+    """Who has the attention, and who should have it by the moments of the queries.
 
     Args:
-        arms: As in `destruction.draw_arms`, without edits.
-        prompts: `text` with the slot `{}`.
+        design: With arms that have no edits.
         sampling: Passed to `sampling.generate`.
 
     Returns:
-        A row per arm, prompt and seed: columns `concept arm prompt seed`, then `slot bos
-        words padding`, shares averaged over steps, layers, heads and places, which sum to 1
-        (padding counts from EOS on), and `predicted_slot` and so on, by
-        `tsam.predicted_shares`.
+        [concept, arm, prompt, seed]: `slot bos words padding`, shares averaged over steps, layers,
+        heads and places, which sum to 1 (padding counts from EOS on), and `predicted_slot` and so
+        on, by `tsam.predicted_shares`.
 
     Raises:
         ValueError: a prompt does not hold its arm's word.
 
     Shown in: notebooks/15_ti_lens.ipynb
     """
-    unique = list(dict.fromkeys(arm["word"] for arm in arms))
-    frames: dict[str, pd.DataFrame] = {}
-    for word in unique:
-        sentences = [prompt["text"].replace("{}", word) for prompt in prompts]
-        fed = [encode(pipe, sentence) for sentence in sentences]
+    found: dict[str, list[dict]] = {}
+    for word in dict.fromkeys(arm.word for arm in design.arms):
+        sentences = [prompt.text.replace("{}", word) for prompt in design.prompts]
+        fed = [encode(pipe, sentence) for sentence in sentences for _ in design.seeds]
         sums: dict[str, list] = {"": [], "predicted_": []}
 
         def observe(call, rows, step, sums=sums):
             sums[""].append(attention_pattern(call, rows).mean((1, 2)))  # sample, token
             sums["predicted_"].append(predicted_shares(*_float(call, rows), call.scale).mean(1))
 
-        size = len(sentences) * len(seeds)
         with _watched(pipe, observe):
-            generate(pipe, sentences, list(seeds), batch_size=size, **sampling)
+            generate(pipe, sentences, list(design.seeds), batch_size=len(fed), **sampling)
         shares = {prefix: torch.stack(parts).mean(0).cpu() for prefix, parts in sums.items()}
-        lines = []
-        for sample in range(size):
-            number, place = divmod(sample, len(seeds))
-            line = {"prompt": number, "seed": seeds[place]}
-            for prefix, values in shares.items():
-                line |= _by_role(values[sample], fed[number], word, prefix)
-            lines.append(line)
-        frames[word] = pd.DataFrame(lines)
-    tables = [frames[a["word"]].assign(concept=a["concept"], arm=a["arm"]) for a in arms]
-    return pd.concat(tables, ignore_index=True)
+        found[word] = [
+            _by_role(shares[""][i], row, word, "")
+            | _by_role(shares["predicted_"][i], row, word, "predicted_")
+            for i, row in enumerate(fed)
+        ]
+    every = [line for arm in design.arms for line in found[arm.word]]
+    return xr.Dataset({name: design.label(np.array([e[name] for e in every])) for name in every[0]})
 
 
 def _by_role(shares: torch.Tensor, row: TokenRow, word: str, prefix: str) -> dict[str, float]:

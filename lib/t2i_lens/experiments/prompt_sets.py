@@ -27,6 +27,14 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A sentence with a slot `{}` for its subject, and the nouns that it names as context."""
+
+    text: str
+    context: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PairedPrompt:
     """A sentence and the pairs among its content words.
 
@@ -195,6 +203,24 @@ def _line(fields: dict, indent: int) -> str:
     plain = {k: [list(p) for p in v] if isinstance(v, tuple) else v for k, v in fields.items()}
     text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000)
     return " " * indent + "- " + text.strip()
+
+
+def load_prompts(name: str, file: Path = DATA / "prompts" / "prompts.yaml") -> list[Prompt]:
+    """A prompt set by name.
+
+    Raises:
+        ValueError: no such set, or a prompt without exactly one slot and a context noun that its
+            text holds.
+    """
+    sets = yaml.safe_load(Path(file).read_text())
+    if name not in sets:
+        raise ValueError(f"no prompt set '{name}' in {file}; there are {', '.join(sets)}")
+    prompts = [Prompt(entry["text"], tuple(entry["context"])) for entry in sets[name]]
+    for prompt in prompts:
+        words = prompt.text.split()
+        if words.count("{}") != 1 or not prompt.context or not set(prompt.context) <= set(words):
+            raise ValueError(f"prompt '{prompt.text}' needs one {{}} and its context nouns")
+    return prompts
 
 
 def load_pairs(profile: str, name: str, folder: Path = FOLDER) -> list[PairedPrompt]:

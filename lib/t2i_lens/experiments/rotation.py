@@ -1,12 +1,14 @@
 """Rotation of the row in a slot towards another row, and the first layer's self-attention."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Float
 
-from t2i_lens.experiments.destruction import Arm, placed
+from t2i_lens.experiments.arms import Arm, Design, placed
 from t2i_lens.probes.edits import Scale, Slerp, Value
 from t2i_lens.probes.text_attention import read_prompts, self_mass
 
@@ -32,9 +34,9 @@ def turned(
     """
     goal = Value(path, torch.from_numpy(np.ascontiguousarray(toward, dtype=np.float32)))
     scale = Scale(float(factor), positions=())
-    return [
-        arm | {"arm": f"{path} t={t:g}", "edits": (scale, Slerp(goal, t, positions=()))} for t in ts
-    ]
+    edits = [(scale, Slerp(goal, t, positions=())) for t in ts]
+    names = [f"{path} t={t:g}" for t in ts]
+    return [replace(arm, name=n, edits=some) for n, some in zip(names, edits, strict=True)]
 
 
 def same_angle(
@@ -58,19 +60,19 @@ def same_angle(
     return goal * (cosine * unit + np.sqrt(max(1 - cosine**2, 0.0)) * across)
 
 
-def slot_attention(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> dict[str, np.ndarray]:
+def slot_attention(pipe, design: Design) -> xr.DataArray:
     """Self-attention of the slot in the text encoder's first layer, mean over heads.
 
     Args:
-        As in `destruction.draw_arms`; words of several tokens count with their mean.
+        design: Its seeds do not count; words of several tokens count with their mean.
 
     Returns:
-        `attention` [arm, prompt], in [0, 1].
+        [concept, arm, prompt], in [0, 1].
 
     Shown in: notebooks/07_bos_slerp.ipynb
     """
-    sentences, edits = placed(pipe, arms, prompts)
-    words = [arm["word"] for arm in arms for _ in prompts]
+    sentences, edits = placed(pipe, design.arms, design.prompts)
+    words = [arm.word for arm in design.arms for _ in design.prompts]
     found = []
     for start in range(0, len(sentences), BATCH):
         batch = slice(start, start + BATCH)
@@ -78,7 +80,7 @@ def slot_attention(pipe, arms: Sequence[Arm], prompts: Sequence[dict]) -> dict[s
         selves = self_mass(reading.patterns[:, 0]).mean(1)  # sentence, token
         for own, row, word in zip(selves, reading.rows, words[batch], strict=True):
             found.append(own[list(row.positions(word))].mean().item())
-    return {"attention": np.array(found).reshape(len(arms), len(prompts))}
+    return replace(design, seeds=()).label(np.array(found), name="attention")
 
 
 def attention_at_half(

@@ -1,4 +1,4 @@
-"""Groups beside groups: dots with their mean per category, and orders that change."""
+"""Grouped dots with their mean per category, and slopes between two orders."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +20,7 @@ def grouped_dots(
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """Shares of single units, such as heads, in categories such as layers, group beside group.
+    """Shares of single units, such as heads, in categories such as layers, one column per group.
 
     Args:
         groups: Label -> (values in [0, 1], role). A dot is a unit, a bar the mean over units.

@@ -1,4 +1,4 @@
-"""Pictures on a grid, by themselves or with the heat map of each token beside them."""
+"""Grids of pictures, alone or with the heat map of each token."""
 
 from collections.abc import Sequence
 

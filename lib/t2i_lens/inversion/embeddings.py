@@ -1,5 +1,6 @@
 """Trained placeholder tokens: save them, load them, attach them to a pipeline."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from t2i_lens.base.files import file_digest, write
+from t2i_lens.base.lazy import Lazy
 from t2i_lens.base.paths import DATA
 from t2i_lens.base.shapes import EmbeddingRows, Images, TowerRows
 from t2i_lens.models.tokens import add_placeholder, text_towers
@@ -252,3 +254,23 @@ def attach_rows(pipe: DiffusionPipeline, token: str, rows: Sequence[TowerRows]) 
         with torch.no_grad():
             weight[list(ids)] = some.to(weight)
     return ids
+
+
+def with_tokens(pipe: Lazy, inversions: Sequence[Inversion]) -> Lazy:
+    """The pipeline with TI embeddings attached, loaded when first needed.
+
+    Its fingerprint holds every attached row, so a retrained token is a different pipeline.
+    The embeddings are attached to the pipeline given, not to a copy.
+    """
+    digest = hashlib.sha256(pipe.fingerprint.encode())
+    for inversion in inversions:
+        digest.update(inversion.concept.placeholder_token.encode())
+        digest.update(inversion.embedding.numpy().tobytes())
+
+    def attached():
+        loaded = pipe.get()
+        for inversion in inversions:
+            attach(loaded, inversion)
+        return loaded
+
+    return Lazy(attached, digest.hexdigest())

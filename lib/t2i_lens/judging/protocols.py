@@ -22,3 +22,18 @@ class Judge(Protocol):
     nouns: list[str]
 
     def read(self, images: UInt8[np.ndarray, "picture height width 3"]) -> Reading: ...
+
+
+def judge_scores(quality: dict) -> dict[str, float | None]:
+    """The judge's own scores on held-out pictures, in [0, 1].
+
+    Args:
+        quality: The model's `quality.json`, see `study.subject`.
+
+    Returns:
+        `recall` and `precision`, means over nouns, and the share of objects whose `style` is read
+        right. What the file lacks is None.
+    """
+    scores = quality.get("judge", {})
+    found = {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
+    return found | {"style": scores.get("style", {}).get("value")}

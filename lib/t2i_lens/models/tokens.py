@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 from tokenizers import AddedToken
@@ -112,6 +113,14 @@ def encode_with(tokenizer: CLIPTokenizer, prompt: str) -> TokenRow:
         words=tuple(_words(tokenizer, content, groups)),
         eos=eos,
     )
+
+
+def token_table(pipe, prompt: str) -> pd.DataFrame:
+    """The token row of a prompt up to EOS: columns position, id, piece."""
+    row = encode(pipe, prompt)
+    fed = range(row.eos + 1)
+    pieces = [row.pieces[p] for p in fed]
+    return pd.DataFrame({"position": list(fed), "id": [row.ids[p] for p in fed], "piece": pieces})
 
 
 def add_placeholder(

@@ -129,7 +129,7 @@ def load_records(path: Path, claims: Mapping[str, Claim] | None = None) -> list[
 
 
 def without_room(claims: Mapping[str, Claim], records: Iterable[Record]) -> list[str]:
-    """Records without room, a message each, but for claims that say why they stay."""
+    """Records without room, a message each, except for claims that state why they stay."""
     return [
         f"{r.id} on {r.profile}: no room in {r.notebook}: the quantity cannot move there; measure"
         " where it can, or say in data/claims.yaml why the claim stays"

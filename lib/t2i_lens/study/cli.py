@@ -93,7 +93,9 @@ def show_claims(
     if json:
         print(board.claims_json(stated, recorded))
         return
-    table = Table("claim", "profile", *board.COLUMNS, "statement")
+    table = Table()
+    for column in ("claim", "profile", *board.COLUMNS, "statement"):
+        table.add_column(column, overflow="fold")  # no number is cut in a narrow window
     for claim, record in board.rows(stated, recorded):
         texts = (escape(text) for text in board.row_texts(record).values())
         table.add_row(record.id, record.profile, *texts, claim.statement)
@@ -196,10 +198,9 @@ def doses(
 
     Prints a time estimate first, and resumes after an interruption.
     """
-    from dataclasses import asdict
-
     from t2i_lens.base.paths import BUILD
-    from t2i_lens.experiments import destruction, dose
+    from t2i_lens.experiments import dose
+    from t2i_lens.experiments.prompt_sets import load_prompts
     from t2i_lens.inversion.embedding_table import read_table
     from t2i_lens.study import manifest
     from t2i_lens.study.store import Store
@@ -212,7 +213,7 @@ def doses(
     table = dose.doses(tokens, dict(zip(nouns, rows["rows"][rows["word_ids"]], strict=True)))
     names = list(dict.fromkeys(table["concept"]))
     table = table[table["concept"].isin(names[: max(1, round(share * len(names)))])]
-    prompts = [asdict(prompt) for prompt in destruction.load_prompts(dose.PROMPT_SET)]
+    prompts = load_prompts(dose.PROMPT_SET)
     measured = dose.carry_out(Store(BUILD / "results"), pipe, looker, table, prompts)
     marked = dose.marks(pipe, looker, table, prompts)
     print(dose.save(measured, marked, subject.doses_folder))

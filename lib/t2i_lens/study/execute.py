@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -268,7 +269,7 @@ def _environment(folder: Path, home: Path, threads: int) -> dict[str, str]:
 
     Args:
         folder: Of the run.
-        home: For IPython and Jupyter, in place of the user's.
+        home: For IPython, Jupyter and temporary files, in place of the user's.
     """
     kept = {key: value for key, value in os.environ.items() if key not in UNSET}
     return kept | {
@@ -278,6 +279,7 @@ def _environment(folder: Path, home: Path, threads: int) -> dict[str, str]:
         # Remarks on packages that nothing here needs would stand in every chapter.
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONWARNINGS": "ignore:IProgress not found",
+        "TMPDIR": str(home),
         "IPYTHONDIR": str(home),
         "JUPYTER_CONFIG_DIR": str(home),
         "JUPYTER_RUNTIME_DIR": str(home),
@@ -305,6 +307,7 @@ def _papermill(notebook: Path, folder: Path, parameters: dict, threads: int) -> 
     environment = _environment(folder, home, threads)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it is known by now, and was another
     import papermill  # reads the environment
     from papermill.exceptions import PapermillExecutionError
 

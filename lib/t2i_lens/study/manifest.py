@@ -56,7 +56,7 @@ def verify(root: Path = DATA) -> list[str]:
 
 
 def update(root: Path = DATA, rules: Iterable[dict] | None = None) -> None:
-    """Write the manifest anew from the files that are there.
+    """Write the manifest from the files that exist.
 
     Args:
         rules: Groups as maps of `folder`, `licence`, `source`; those of the manifest by default.

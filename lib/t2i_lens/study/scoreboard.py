@@ -148,5 +148,5 @@ def _reference(claim: Claim) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text as it stands, whatever Markdown would read into it; one line."""
+    """Text in one line, with the characters that Markdown would interpret escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|$~#])", r"\\\1", " ".join(text.split()))

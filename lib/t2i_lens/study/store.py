@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from filelock import FileLock
 
 from t2i_lens.base.files import digest, write
 from t2i_lens.base.lazy import Lazy, canonical
 from t2i_lens.study.closure import code_hash
 
-Result = dict[str, np.ndarray] | pd.DataFrame
+Result = pd.DataFrame | np.ndarray | dict[str, np.ndarray] | xr.DataArray | xr.Dataset
+LAYOUT = "layout.json"  # among the arrays of a payload: their axes, where these have names
 # Their versions are part of every key: an upgrade may change numbers.
 LIBRARIES = ("numpy", "pandas", "scipy", "torch", "diffusers", "transformers")
 
@@ -41,7 +43,8 @@ class Store:
 
         Args:
             name: What the result is; the first part of its file name.
-            function: Defined in a module; returns a dict of arrays or a data frame.
+            function: Defined in a module; returns a data frame, an array, a dict of arrays, or an
+                array or data set with labelled axes.
             kwargs: Numbers, texts, lists, dicts, arrays, edits, or `Lazy` things, which the
                 function gets loaded and which are loaded only if it has to be called.
 
@@ -92,27 +95,58 @@ class Store:
         if payload.suffix == ".parquet":
             return pd.read_parquet(io.BytesIO(content))
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
+            return unpacked(dict(arrays))
 
     def _write(self, base: Path, call: dict, result: Result) -> None:
         buffer = io.BytesIO()
         if isinstance(result, pd.DataFrame):
             suffix = ".parquet"
             result.to_parquet(buffer, index=False)
-        elif isinstance(result, dict) and all(
-            isinstance(array, np.ndarray) and not array.dtype.hasobject for array in result.values()
-        ):
-            suffix = ".npz"
-            np.savez_compressed(buffer, **result)
         else:
-            raise TypeError(
-                f"{call['function']} must return a data frame or a dict of plain arrays to be kept"
-            )
+            suffix = ".npz"
+            np.savez_compressed(buffer, **packed(result, call["function"]))
         content, file = buffer.getvalue(), base.with_name(base.name + suffix)
         write(file, content)
         provenance = call | {"file": file.name, "sha256": digest(content)}
         text = json.dumps(provenance, indent=1, ensure_ascii=False)
         write(base.with_name(base.name + ".json"), text.encode())
+
+
+def packed(result: Result, function: str) -> dict[str, np.ndarray]:
+    """A result as plain arrays; those with labelled axes also have a `LAYOUT`, in JSON.
+
+    Raises:
+        TypeError: it is of another kind, or holds Python objects; the message names the function.
+    """
+    arrays, layout = result, None
+    if isinstance(result, np.ndarray):
+        arrays, layout = {"values": result}, {"kind": "array"}
+    if isinstance(result, xr.DataArray):
+        result, layout = result.to_dataset(name="values"), {"kind": "labelled", "name": result.name}
+    if isinstance(result, xr.Dataset):
+        layout = layout or {"kind": "dataset"}
+        arrays = {str(name): part.to_numpy() for name, part in result.variables.items()}
+        layout["axes"] = {str(name): list(part.dims) for name, part in result.variables.items()}
+        layout["coordinates"] = [str(name) for name in result.coords]
+    plain = isinstance(arrays, dict) and all(
+        isinstance(array, np.ndarray) and not array.dtype.hasobject for array in arrays.values()
+    )
+    if not plain:
+        raise TypeError(f"{function} must return a data frame or plain arrays to be kept")
+    return arrays | ({LAYOUT: np.array(json.dumps(layout))} if layout else {})
+
+
+def unpacked(arrays: dict[str, np.ndarray]) -> Result:
+    """What `packed` was given."""
+    if LAYOUT not in arrays:
+        return arrays
+    layout = json.loads(arrays.pop(LAYOUT).item())
+    if layout["kind"] == "array":
+        return arrays["values"]
+    parts = {name: (layout["axes"][name], array) for name, array in arrays.items()}
+    coordinates = {name: parts.pop(name) for name in layout["coordinates"]}
+    dataset = xr.Dataset(parts, coordinates)
+    return dataset["values"].rename(layout["name"]) if layout["kind"] == "labelled" else dataset
 
 
 def versions() -> dict[str, str]:

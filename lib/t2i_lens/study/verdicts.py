@@ -188,8 +188,8 @@ class Record(_Model):
         seeds: Number of seeds, or the seeds themselves.
         control: The claim's control, measured in the same way; None where it stands alone.
         difference: Value minus control.
-        result: The stored result that the value came from, or a pattern of the results that one
-            name has.
+        result: The stored result that the value came from, or a pattern where one name has
+            several; None where it came from files of `data/`, such as a token's training.
         reason: Why the claim cannot be measured on this profile.
 
     A measured verdict comes with value, interval, n and notebook, or not at all.
