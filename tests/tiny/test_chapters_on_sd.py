@@ -56,8 +56,8 @@ from dataclasses import replace
 from t2i_lens.inversion import training_plan
 from t2i_lens.study import cli
 if __name__ == "__main__":
-    recipe = inversion_plan.recipe("sd15")
-    inversion_plan.RECIPES["sd15"] = replace(recipe, steps=10, record_every=1, batch_size=1)
+    recipe = training_plan.recipe("sd15")
+    training_plan.RECIPES["sd15"] = replace(recipe, steps=10, record_every=1, batch_size=1)
     training_plan.TOGETHER["sd15"] = 12
     cli.main()
 """

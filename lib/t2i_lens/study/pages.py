@@ -6,103 +6,12 @@ from pathlib import Path
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.models.profiles import PROFILES
-from t2i_lens.study.scoreboard import markdown_row
+from t2i_lens.study.render import render
 from t2i_lens.study.support import load_support, reason_against
 
 CAPTURE = DATA / "results" / "capture.json"
 # Requirements of the recorder, stated before it was measured.
 MOST_TIME, MOST_OPERATIONS, MOST_XL_STATE = 1.02, 13, 35e6
-
-PROFILES_PAGE = """\
-(profiles)=
-# Models and chapters
-
-A chapter runs on every profile with a ✓ below; a letter stands for the reason why it does not run on the profile.
-On such a profile the chapter stops at its first cell with that reason.
-The numbers of this book were measured on the toybox.
-Tests run the chapters on other profiles with small random models of the real classes, stored in a cache of the Hub under the names, commits and layers of SD 1.5 and SDXL; the library calls of the chapters are also tested on Stable Diffusion 2 and 3.
-
-{chapters}
-
-{reasons}
-
-## Another model than the toybox
-
-On another profile a chapter needs access to the Hub, or a cache with the model, and TI embeddings of that model.
-
-```
-t2i-lens invert --profile sd15 --variant standard --concept cat_toy
-t2i-lens embeddings add FILE --class-word toy --profile sd15
-t2i-lens run 04_attention_dominance -p profile=sd15 -p num_inference_steps=50
-```
-
-The first command prints a time estimate and trains the concepts of this study; `09_norm_growth` and `10_destruction` need all variants, and `10_destruction` also needs the results of `t2i-lens doses --profile sd15`.
-The second command adds an existing token, from a file or, by an id such as `sd-concepts-library/cat-toy`, from the Hub.
-
-Other profiles differ from the toybox in judge, sentences and bounds.
-The judge is a detector, OWLv2 {{cite:p}}`minderer2023owlv2`, which looks for the nouns of the prompts, and for the class word of a learned concept; likeness is that of DINOv2 {{cite:p}}`oquab2024dinov2`.
-Their error rates on drawn pictures are not measured here, and they do not read colours.
-Sentences of two objects use other words.
-A verdict uses the bound of the claim for the toybox, unless `data/claims.yaml` gives the profile its own.
-Chapters on text attention read the first of SDXL's two text encoders.
-
-## The profiles
-
-The toybox runs on a processor; the other models need a GPU.
-A profile names the commit of its repository, so that a result names its model; a profile without a commit is looked up when it is used, with a warning, and the commit is written to the provenance.
-The number of layers counts the layers that read the text.
-
-{models}
-"""  # noqa: E501
-
-CAPTURE_PAGE = """\
-(capture)=
-# The cost of recording cross-attention
-
-Each tool below recorded the cross-attention of Stable Diffusion 1.5's U-Net: the real configuration with random weights in float32, latents of 64×64, one prompt with guidance, one thread on a processor ({processor}, torch {torch}).
-All tools took turns in one run.
-Times are processor times; the lowest and the highest of {rounds} rounds are in brackets.
-
-- **fused** is PyTorch's attention kernel, the default of diffusers, and **eager** is diffusers' plain one, in cross-attention only.
-- `t2i_lens` computes probabilities in addition to a fused kernel and changes no bit of the picture; with an eager kernel it takes the kernel's own probabilities.
-- `t2i_lens, shared` draws the recorded half with the probabilities that it records. Pictures change by rounding.
-- `daam` ({daam}) uses an eager kernel of its own and keeps heads apart.
-- `attention-map-diffusers` ({other}) keeps queries and keys of every step and computes probabilities afterwards; its times do not include this.
-
-## Time
-
-{times}
-
-The middle columns are ratios to the first line: all cross-attention layers, and the whole step.
-Operations are those of one cross-attention layer that compute or copy, recording included, with {few} and with {many} heads.
-
-## State
-
-Size of the recorded state after the given number of steps, in MB, and after one step of SDXL at 1024 pixels.
-The sizes are those of the real tensors, on a device without memory.
-
-{states}
-
-## Memory
-
-Growth of the process in one step and during the computation of all tokens' heat maps, in MB, and the time of that computation.
-A process reuses memory that it has freed, so only large differences are meaningful.
-
-{memory}
-
-## Requirements
-
-The recorder's requirements, stated before it was measured:
-
-{bars}
-"""  # noqa: E501
-
-NOT_YET = """\
-(capture)=
-# The cost of recording cross-attention
-
-`make bench` measures it; it has not been run for this book.
-"""
 
 
 def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None = None) -> str:
@@ -137,18 +46,15 @@ def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None
         ]
         for p in PROFILES.values()
     ]
-    titles = ["profile", "repository", "commit", "pixels", "steps", "guidance", "layers"]
-    return PROFILES_PAGE.format(
-        chapters=_table(["chapter", *PROFILES], rows),
-        reasons="\n".join(f"- **{letter}**: {reason}" for reason, letter in letters.items()),
-        models=_table(titles, models),
+    return render(
+        "profiles.md", profiles=list(PROFILES), chapters=rows, reasons=letters, models=models
     )
 
 
 def capture_page(file: Path = CAPTURE) -> str:
     """The figures of `make bench` on recording, as a MyST page."""
     if not file.exists():
-        return NOT_YET
+        return render("capture.md", times=[])
     found = json.loads(file.read_text(encoding="utf-8"))
     layers, ratios, steps = (
         found[key] for key in ("layers, seconds", "layers, ratio", "step, ratio")
@@ -177,18 +83,18 @@ def capture_page(file: Path = CAPTURE) -> str:
     ]  # fmt: skip
     number = next(iter(next(iter(states.values()))))
     titles = [f"{steps} step" + "s" * (steps != number) for steps in next(iter(states.values()))]
-    return CAPTURE_PAGE.format(
-        processor=found["machine"]["processor"],
-        torch=found["machine"]["torch"],
+    return render(
+        "capture.md",
+        machine=found["machine"],
+        versions=found["versions"],
         rounds=next(iter(layers.values()))["rounds"],
-        daam=found["versions"]["daam"],
-        other=found["versions"]["attention-map-diffusers"],
         few=few,
         many=many,
-        times=_table(["", "layers", "layers, ratio", "step, ratio", "operations"], times),
-        states=_table(["", *titles, "SDXL"], held),
-        memory=_table(["", "step", "heat maps", "time of maps"], used),
-        bars="\n".join(f"- {line}" for line in _bars(found)),
+        times=times,
+        steps=titles,
+        states=held,
+        memory=used,
+        bars=_bars(found),
     )
 
 
@@ -232,10 +138,3 @@ def _range(figure: dict) -> str:
 
 def _megabytes(size: int | float | None) -> str:
     return "not known" if size is None else f"{size / 1e6:.1f}"
-
-
-def _table(head: list, rows: list[list]) -> str:
-    lines = markdown_row(*map(str, head), head=True)
-    for row in rows:
-        lines += markdown_row(*map(str, row))
-    return "\n".join(lines)

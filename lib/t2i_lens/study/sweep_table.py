@@ -12,7 +12,7 @@ from t2i_lens.base.files import write
 from t2i_lens.base.paths import BUILD
 from t2i_lens.study.claims import load_records
 from t2i_lens.study.execute import STAMP, Job
-from t2i_lens.study.scoreboard import markdown_row
+from t2i_lens.study.render import render
 from t2i_lens.study.sweep import Plan
 from t2i_lens.study.verdicts import Record
 
@@ -93,33 +93,20 @@ def summary(table: pd.DataFrame, name: str) -> str:
     """The table as a page in Markdown: how many runs, what failed, and the claims."""
     runs = table.drop_duplicates("cell")
     counts = runs["status"].value_counts()
-    told = ", ".join(f"{counts.get(s, 0)} {s}" for s in ("done", "failed", "not run"))
-    lines = [f"# Sweep {name}", "", f"{len(runs)} runs: {told}.", ""]
-    missing = runs[runs["status"] != "done"]
-    if len(missing):
-        lines += ["## What is missing", "", *_table("run", "parameters", "attempts", "why")]
-        for row in missing.to_dict("records"):
-            why = row["error"] if row["status"] == "failed" else row["status"]
-            lines += _line(row["cell"], _parameters(row), row["attempts"], why)
-        lines += [""]
-    again = runs[(runs["status"] == "done") & (runs["failures"] > 0)]
-    if len(again):
-        lines += ["## Recovered by another attempt", "", *_table("run", "parameters", "attempts")]
-        for row in again.to_dict("records"):
-            lines += _line(row["cell"], _parameters(row), row["attempts"])
-        lines += [""]
-    measured = table.dropna(subset="claim")
-    if len(measured):
-        lines += [
-            "## Claims",
-            "",
-            *_table("claim", "runs", "verdicts", "lowest", "median", "highest"),
-        ]
-        for claim, group in measured.groupby("claim"):
-            verdicts = ", ".join(f"{n} {v}" for v, n in group["verdict"].value_counts().items())
-            spread = [group["value"].min(), group["value"].median(), group["value"].max()]
-            lines += _line(claim, len(group), verdicts, *(f"{x:.4g}" for x in spread))
-    return "\n".join(lines).rstrip() + "\n"
+    missing, again, claims = [], [], []
+    for row in runs.to_dict("records"):
+        cells = [row["cell"], _parameters(row), row["attempts"]]
+        if row["status"] != "done":
+            missing.append([*cells, row["error"] if row["status"] == "failed" else row["status"]])
+        elif row["failures"] > 0:
+            again.append(cells)
+    for claim, group in table.dropna(subset="claim").groupby("claim"):
+        verdicts = ", ".join(f"{n} {v}" for v, n in group["verdict"].value_counts().items())
+        spread = [group["value"].min(), group["value"].median(), group["value"].max()]
+        claims.append([claim, len(group), verdicts, *(f"{x:.4g}" for x in spread)])
+    every = {status: counts.get(status, 0) for status in ("done", "failed", "not run")}
+    tables = {"missing": missing, "again": again, "claims": claims}
+    return render("sweep.md", name=name, runs=len(runs), counts=every, **tables)
 
 
 def save(table: pd.DataFrame, plan: Plan) -> tuple[Path, Path]:
@@ -135,12 +122,3 @@ def save(table: pd.DataFrame, plan: Plan) -> tuple[Path, Path]:
 def _parameters(row: Mapping[str, Any]) -> str:
     given = {k.removeprefix("param_"): v for k, v in row.items() if k.startswith("param_")}
     return " ".join(f"{name}={value}" for name, value in given.items() if pd.notna(value))
-
-
-def _table(*heads: str) -> list[str]:
-    return markdown_row(*heads, head=True)
-
-
-def _line(*cells: Any) -> list[str]:
-    flat = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-    return markdown_row(*flat)
