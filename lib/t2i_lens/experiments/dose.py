@@ -7,6 +7,7 @@ compares. The fingerprint of the table covers all weights and settings, not the 
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,12 +64,12 @@ def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame
         steps = checkpoints(path.index.to_numpy())
         placed_at = [(token.variant, step, path[step]) for step in steps]
         if token.variant == TOKENS[0]:
-            unit = word / np.linalg.norm(word)
-            lengths = [(step, np.linalg.norm(path[step])) for step in steps]
+            unit = word.astype(np.float64) / norm_of(word)
+            lengths = [(step, norm_of(path[step])) for step in steps]
             placed_at.insert(0, ("start", 0, path[0]))
             placed_at += [("stretched", step, unit * length) for step, length in lengths]
         for variant, step, vector in placed_at:
-            norm = np.linalg.norm(vector)
+            norm = norm_of(vector)
             rows.append(
                 {
                     "concept": token.concept,
@@ -78,11 +79,19 @@ def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame
                     "word": token.superclass,
                     "subject": token.concept,
                     "vector": np.array(vector, dtype=np.float32),
-                    "norm": float(norm),
-                    "cosine": float(vector @ word / (norm * np.linalg.norm(word))),
+                    "norm": norm,
+                    "cosine": float(vector @ word / (norm * norm_of(word))),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def norm_of(vector: np.ndarray) -> float:
+    """Euclidean norm, rounded once, so that it is the same bits on every processor.
+
+    The rows made from it are part of the table's key, and BLAS sums in the processor's own order.
+    """
+    return math.sqrt(math.fsum(float(value) ** 2 for value in vector))
 
 
 def checkpoints(recorded: np.ndarray) -> list[int]:
