@@ -23,7 +23,7 @@ from t2i_lens.study.support import load_support
 pytestmark = pytest.mark.notebooks
 
 PROFILE = "sd15"
-CONCEPTS = ("cat_toy", "puppy", "bunny", "bus", "fox", "blueprint")
+CONCEPTS = ("cat_toy", "blue_cat", "blue_rabbit", "bus", "tiger", "blueprint")
 # As few of everything as the statistics bear.
 FEW = {
     "01_hero": {"seeds": 2, "concept_prompts": 2},
