@@ -27,11 +27,10 @@ STANDARD = "standard"
 PUBLISHED = InversionConfig(
     steps=3000, learning_rate=2e-3, batch_size=4, record_every=100, bfloat16=True
 )
-# The standard run of each profile. The toybox is trained on processors, and not all of them gain by
-# bfloat16.
+# The standard run of each profile.
 RECIPES = {
     "toybox": InversionConfig(
-        steps=600, learning_rate=5e-3, batch_size=2, record_every=25,
+        steps=600, learning_rate=5e-3, batch_size=2, record_every=25, bfloat16=True,
     ),
     **dict.fromkeys(("sd14", "sd15", "sd21"), PUBLISHED),
 }  # fmt: skip
