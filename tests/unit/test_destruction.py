@@ -93,6 +93,6 @@ def test_a_prompt_without_one_slot_and_its_context_is_refused(tmp_path, text):
 
 
 def test_what_quality_lacks_leaves_the_judge_unmeasured():
-    assert judge_scores({}) == {"recall": None, "precision": None}
-    some = {"judge": {"recall_mean_per_noun": 0.97}}
-    assert judge_scores(some) == {"recall": 0.97, "precision": None}
+    assert judge_scores({}) == {"recall": None, "precision": None, "style": None}
+    some = {"judge": {"recall_mean_per_noun": 0.97, "style": {"value": 0.9}}}
+    assert judge_scores(some) == {"recall": 0.97, "precision": None, "style": 0.9}

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from t2i_lens.experiments import prompt_sets
+from t2i_lens.toybox.world import captions
 from t2i_lens.toybox.world.atlas import world_words
-from t2i_lens.toybox.world.scenes import captions
 
 PAIRED = ("animals", "animals_objects", "objects", "relations")
 KINDS = ("simple", "creative")

@@ -455,7 +455,7 @@ def token_quality(pipe: StableDiffusionPipeline, judge: Judge, seeds: Sequence[i
             continue
         attach(pipe, inversion)
         token, plain = (
-            measure(pipe, judge, word, concept.name, sentences, seeds)
+            measure(pipe, judge, word, concept.name, sentences, seeds, num_inference_steps=15)
             for word in (concept.placeholder_token, concept.superclass)
         )
         rows.append(
@@ -491,13 +491,13 @@ def main() -> None:
     """Measure everything and write the figures, the sheets and the card."""
     profile = profiles.get("toybox")
     pipe, judge = profiles.load(profile), load_judge()
-    drawing, failures = drawing_quality(pipe, judge, each=208)
+    drawing, failures = drawing_quality(pipe, judge, each=128)
     quality = {
         "weights": profiles.fingerprint(profile),
         "judge": judge_quality(judge),
         "text_encoder": text_quality(load_pair(pipe), pipe) | bos_attention(pipe),
         "drawing": drawing,
-        "tokens": token_quality(pipe, judge, range(4)),
+        "tokens": token_quality(pipe, judge, range(2)),
     }
     (TOYBOX / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
     contact_sheet(pipe).save(TOYBOX / "contact_sheet.png", optimize=True)

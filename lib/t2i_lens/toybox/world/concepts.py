@@ -11,8 +11,9 @@ import yaml
 from PIL import Image
 
 from t2i_lens.base.paths import DATA
+from t2i_lens.toybox.world import contexts
 from t2i_lens.toybox.world.atlas import world_words
-from t2i_lens.toybox.world.scenes import Scene, Thing, contexts, gradient_map, render
+from t2i_lens.toybox.world.scenes import Scene, Thing, gradient_map, render
 
 FOLDER = DATA / "concepts"
 HERO = "cat_toy"
