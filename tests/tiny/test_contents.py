@@ -102,7 +102,7 @@ def test_exchanges_are_drawn_and_read_in_one_call(judge, shared_pipe):
     drawn = localisation.draw_settings(shared_pipe, pairs, settings, [0, 1], **SMALL)["pictures"]
     assert both["pictures"].shape == (len(settings), 2, 2, 64, 64, 3)
     np.testing.assert_array_equal(both["pictures"], drawn)
-    read = contents.read_targets(judge, (), drawn, made)["target"]
+    read = contents.read_targets(judge, drawn, made)["target"]
     np.testing.assert_array_equal(both["target"], read)
 
 

@@ -10,7 +10,7 @@ from t2i_lens.toybox.judge import load_judge
 from t2i_lens.toybox.quality import read_ocr
 
 SOURCES, TARGETS = ["open", "milk"], ["stop", "park"]
-SEED = 1  # the objects beside these signs are not taken for letters
+SEED = 3  # the objects beside these signs are not taken for letters
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ class Judge:
     @torch.no_grad()
     def sign_places(self, images: np.ndarray) -> np.ndarray:
         """Is each place a sign's, in pictures uint8 `[n, 64, 64, 3]`? bool `[n, place]`."""
-        labels = self.network(torch.from_numpy(np.ascontiguousarray(images)))[0].argmax(-1)
+        labels = self.network(torch.tensor(images))[0].argmax(-1)
         return (labels == len(self._counts)).numpy()
 
     def present(self, reading: Reading, noun: str, threshold: float = FOUND) -> np.ndarray:
