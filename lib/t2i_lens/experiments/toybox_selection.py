@@ -11,7 +11,6 @@ import json
 from dataclasses import asdict
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import typer
 import yaml
@@ -94,10 +93,15 @@ def main(
     rows = json.loads(FILE.read_text()) if FILE.exists() else []
     rows = [old for old in rows if old["variant"] != name] + [row]
     FILE.write_text(json.dumps(rows, indent=1) + "\n")
-    named = ", ".join(concept.name for concept in concepts)
-    listed = pd.DataFrame(rows).set_index("variant").T.replace({np.nan: ""})
+    write_page(rows, [concept.name for concept in concepts])
+
+
+def write_page(rows: list[dict], concepts: list[str]) -> None:
+    """Write `selection.md`: a column per variant."""
+    listed = pd.DataFrame(rows).set_index("variant").T.astype(object)
+    table = listed.where(listed.notna(), "").to_markdown()
     (export.TOYBOX / "selection.md").write_text(
-        HEAD.format(concepts=named) + listed.to_markdown() + "\n"
+        HEAD.format(concepts=", ".join(concepts)) + table + "\n"
     )
 
 
