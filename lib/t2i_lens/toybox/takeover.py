@@ -11,11 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from diffusers import StableDiffusionPipeline
 
-from t2i_lens.models.tokens import encode
-from t2i_lens.probes.edits import Swap, Value
 from t2i_lens.probes.sampling import generate
 from t2i_lens.toybox.judge import FOUND, Judge, Reading
 from t2i_lens.toybox.world.atlas import world_words
@@ -106,35 +103,3 @@ def measure(
     named = np.array([len(s.context) for s in sentences])[:, None]
     return Outcome(there[: len(ALONE)], same[: len(ALONE)], there[len(ALONE) :],
                    missing / named, missing)  # fmt: skip
-
-
-def measure_rows(
-    pipe: StableDiffusionPipeline, judge: Judge, rows: Sequence[dict],
-    sentences: Sequence[Sentence], seeds: Sequence[int], **sampling,
-) -> list[dict]:  # fmt: skip
-    """Objects that rows of the embedding table cost, in place of a class word.
-
-    Args:
-        rows: `concept`, `superclass`, and `vector` `[d_model]`, or None for the class word itself.
-    Returns: The rows without their vector, with `lost`, other objects lost per picture, and
-        `found`, the share of pictures with the concept's noun.
-    """
-    results = []
-    for row in rows:
-        texts = [sentence.text.format(row["superclass"]) for sentence in sentences]
-        edits = None
-        if row["vector"] is not None:
-            value = Value("dose", torch.as_tensor(row["vector"], dtype=torch.float32))
-            slots = [encode(pipe, text).positions(row["superclass"]) for text in texts]
-            edits = [[Swap(value, positions=slot)] for slot in slots]
-        pictures = generate(pipe, texts, list(seeds), edits=edits, **sampling)
-        reading = judge.read(pictures.reshape(-1, *pictures.shape[2:]))
-        nouns = reading.nouns.reshape(*pictures.shape[:2], -1)
-        lost = [
-            (nouns[place][:, [judge.nouns.index(noun) for noun in s.context]] < FOUND).sum(-1)
-            for place, s in enumerate(sentences)
-        ]
-        found = judge.present(reading, row["concept"])
-        kept = {key: value for key, value in row.items() if key != "vector"}
-        results.append(kept | {"lost": float(np.mean(lost)), "found": float(found.mean())})
-    return results
