@@ -86,11 +86,16 @@ def card_table(quality: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def speed_rows(file: Path = TOYBOX / "bench.json") -> list[dict]:
-    """Rows of `make bench`: medians, with the lowest and highest round as the interval."""
+def speed_rows(weights: str, file: Path = TOYBOX / "bench.json") -> list[dict]:
+    """Rows of `make bench`: medians, with the lowest and highest round as the interval.
+
+    Args: weights: Fingerprint of the model; there are no rows of another model's speed.
+    """
     if not file.exists():
         return []
     result = json.loads(file.read_text())
+    if result["weights"] != weights:
+        return []
     kinds = result["rates"] | {
         "times as fast as the plain loop": result["ratios to the plain loop"]
     }
@@ -124,7 +129,7 @@ def quality_table(quality: dict) -> pd.DataFrame:
             else:
                 continue
             rows.append(row)
-    return pd.DataFrame(rows + speed_rows()).fillna("").set_index("measure")
+    return pd.DataFrame(rows + speed_rows(quality["weights"])).fillna("").set_index("measure")
 
 
 def write_card(pipe: StableDiffusionPipeline, quality: dict) -> None:
