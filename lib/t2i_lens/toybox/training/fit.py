@@ -221,6 +221,21 @@ def fit(
     return average.module.eval()
 
 
+def finished(stage: str, folder: Path, model: nn.Module, steps: int) -> None:
+    """Write a checkpoint as `fit` would have left it after its last step, without training.
+
+    Args: model: With its final weights; a stage that Muon does not train.
+    """
+    state = {
+        "model": model.state_dict(),
+        "average": AveragedModel(model).state_dict(),
+        "optimizer": Optimizer(model, 0.0).state_dict(),
+        "step": steps,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / f"{stage}.pt")
+
+
 class _Log:
     """Means over 50 steps, appended to a CSV; rows after the resumed step are dropped."""
 

@@ -6,6 +6,7 @@ Every stage resumes from its last checkpoint in `build/toybox/<preset>`; `--stag
 Shown in: book/toybox.md
 """
 
+import shutil
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,10 +18,11 @@ from transformers import CLIPTokenizer
 
 from t2i_lens.base.paths import BUILD
 from t2i_lens.toybox import judge
-from t2i_lens.toybox.nets import tokenizer
+from t2i_lens.toybox.nets import networks, tokenizer
+from t2i_lens.toybox.nets.pair import RecallingPair
 from t2i_lens.toybox.training import export, stages
-from t2i_lens.toybox.training.fit import Schedule, group, together
-from t2i_lens.toybox.training.shipped import shipped_weights
+from t2i_lens.toybox.training.fit import Schedule, finished, group, together
+from t2i_lens.toybox.training.shipped import MODELS, shipped_weights
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ CPU = Preset(
     autoencoder=Schedule(2_700, 24, 1e-3, decay=0.8, ema=0.99),
     text_encoder=Schedule(1_000, 192, 1e-3, decay=0.8, ema=0.99),
     judge=Schedule(1_200, 128, 1e-3, decay=0.8, ema=0.99),
-    unet=Schedule(6_000, 48, 8e-4, decay=0.85, ema=0.998),
+    unet=Schedule(8_000, 48, 8e-4, decay=0.85, ema=0.998),
     pool=65_536,
     processes=2,
 )
@@ -59,7 +61,7 @@ PRESETS = {
         pool=400_000,
     ),
 }
-POOL_SEED = 2
+POOL_SEED = 3
 
 
 class Stage(StrEnum):
@@ -70,6 +72,30 @@ class Stage(StrEnum):
     judge = "judge"
     unet = "unet"
     export = "export"
+
+
+def frozen_as_shipped(folder: Path, preset: Preset, trained: list[Stage]) -> None:
+    """Take the tokenizer and the stages that are not trained from what is shipped.
+
+    A stage that has a checkpoint in the folder keeps it.
+    """
+    if not (folder / "tokenizer").exists():
+        shutil.copytree(MODELS / "toybox" / "tokenizer", folder / "tokenizer")
+    words = tokenizer_of(folder)
+    networks_of = {
+        Stage.autoencoder: networks.build_autoencoder,
+        Stage.text_encoder: lambda: RecallingPair(len(words)),
+        Stage.judge: lambda: judge.JudgeNetwork(*(len(some) for some in judge.labels())),
+    }
+    meanings = {Stage.text_encoder: words, Stage.judge: judge.labels()}
+    for stage, build in networks_of.items():
+        if stage in trained or (folder / f"{stage}.pt").exists():
+            continue
+        network = build()
+        network.load_state_dict(network.state_dict() | shipped_weights(stage, meanings.get(stage)))
+        finished(stage, folder, network, getattr(preset, stage).steps)
+        curve = f"{stage}.csv"
+        shutil.copyfile(MODELS / "toybox" / "training" / curve, folder / curve)
 
 
 def tokenizer_of(folder: Path) -> CLIPTokenizer:
@@ -118,14 +144,17 @@ def best_device() -> torch.device:
 def main(
     preset: Annotated[str, typer.Option(help="cpu or gpu")] = "cpu",
     stage: Annotated[list[Stage] | None, typer.Option(help="only these stages")] = None,
-    from_shipped: Annotated[bool, typer.Option(help="start from the shipped weights")] = False,
+    from_shipped: Annotated[bool, typer.Option(help="start from the shipped weights; stages that are not selected stay as shipped")] = False,
 ) -> None:
     """Train all stages, or the selected ones, and export the weights."""
     if preset not in PRESETS:
         raise SystemExit(f"unknown preset '{preset}'; use one of: {', '.join(PRESETS)}")
     chosen, folder, device = PRESETS[preset], BUILD / "toybox" / preset, best_device()
+    selected = stage or list(Stage)
+    if from_shipped:
+        frozen_as_shipped(folder, chosen, selected)
     words = tokenizer_of(folder)
-    for step in stage or list(Stage):
+    for step in selected:
         print(f"stage {step} on {device}", flush=True)
         initial = None
         if from_shipped and step is not Stage.export:
