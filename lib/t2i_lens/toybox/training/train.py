@@ -46,7 +46,7 @@ class Preset:
 CPU = Preset(
     autoencoder=Schedule(2_700, 24, 1e-3, decay=0.8, ema=0.99),
     text_encoder=Schedule(1_000, 192, 1e-3, decay=0.8, ema=0.99),
-    judge=Schedule(1_200, 128, 1e-3, decay=0.8, ema=0.99),
+    judge=Schedule(800, 128, 1e-3, decay=0.8, ema=0.99),
     unet=Schedule(8_000, 48, 8e-4, decay=0.85, ema=0.998),
     pool=65_536,
     processes=2,
@@ -144,7 +144,9 @@ def best_device() -> torch.device:
 def main(
     preset: Annotated[str, typer.Option(help="cpu or gpu")] = "cpu",
     stage: Annotated[list[Stage] | None, typer.Option(help="only these stages")] = None,
-    from_shipped: Annotated[bool, typer.Option(help="start from the shipped weights; stages that are not selected stay as shipped")] = False,
+    from_shipped: Annotated[
+        bool, typer.Option(help="start from what is shipped; stages not selected stay as they are")
+    ] = False,
 ) -> None:
     """Train all stages, or the selected ones, and export the weights."""
     if preset not in PRESETS:
