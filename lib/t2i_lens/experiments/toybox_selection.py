@@ -8,7 +8,7 @@ Shown in: book/toybox.md
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Annotated
 
 import pandas as pd
@@ -26,7 +26,8 @@ from t2i_lens.toybox.training import export
 from t2i_lens.toybox.training.train import PRESETS, best_device, tokenizer_of
 
 SENTENCES = "development"  # of data/prompts/prompts.yaml
-SEEDS = range(8)
+SEEDS, SAMPLING_STEPS = range(4), 12
+STANDARD = recipe("toybox")
 FILE = export.TOYBOX / "selection.json"
 HEAD = """# Which training was chosen, and what was tried
 
@@ -48,7 +49,9 @@ def sentences() -> list[Sentence]:
 def main(
     name: Annotated[str, typer.Argument(help="what to call this variant")],
     preset: Annotated[str, typer.Option(help="whose folder and dials")] = "cpu",
-    steps: Annotated[int, typer.Option(help="of the inversion; 0 is the recipe's")] = 0,
+    steps: Annotated[int, typer.Option(help="of the inversion")] = STANDARD.steps,
+    rate: Annotated[float, typer.Option(help="of the inversion")] = STANDARD.learning_rate,
+    batch: Annotated[int, typer.Option(help="of the inversion")] = STANDARD.batch_size,
     note: Annotated[str, typer.Option(help="what is told of it")] = "",
 ) -> None:
     """Add a row for the newest weights of a training folder."""
@@ -57,10 +60,9 @@ def main(
     pipe, _ = export.pipeline_of(folder, PRESETS[preset], words, device)
     reader = judge.Judge(judge.train(folder, PRESETS[preset].judge, device).cpu())
     concepts = [concept for concept in load_concepts() if concept.development]
-    config = recipe("toybox")
-    if steps:
-        config = type(config)(**asdict(config) | {"steps": steps})
-    row = {"variant": name, "note": note, "inversion steps": config.steps}
+    config = replace(STANDARD, steps=steps, learning_rate=rate, batch_size=batch)
+    row = {"variant": name, "note": note, "inversion steps": steps}
+    row |= {"inversion rate": rate, "inversion batch": batch}
     row |= {kind: round(value, 3) for kind, value in drawn_shares(pipe, reader).items()}
     learned = train(pipe, concepts, config)
     per_concept, said = [], sentences()
@@ -68,7 +70,9 @@ def main(
         concept = inversion.concept
         attach(pipe, inversion)
         token, plain = (
-            measure(pipe, reader, word, concept.name, said, SEEDS)
+            measure(
+                pipe, reader, word, concept.name, said, SEEDS, num_inference_steps=SAMPLING_STEPS
+            )
             for word in (concept.placeholder_token, concept.superclass)
         )
         per_concept.append(
@@ -79,6 +83,7 @@ def main(
                 "token: alike": token.alike.mean(),
                 "token: among others": token.among.mean(),
                 "token: lost": token.lost.mean(),
+                "class word: alone": plain.alone.mean(),
                 "class word: among others": plain.among.mean(),
                 "class word: lost": plain.lost.mean(),
                 "objects lost, token minus class word": (

@@ -30,8 +30,8 @@ MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 HERO = ("01_hero", "figure-pictures", SOURCE / "hero.png")
 # What the toybox's page shows of the model's card.
 CARD = (
-    "README.md", "training.md", "selection.md", "world.png", "concepts.png", "contact_sheet.png",
-    "failures.png", "training/curves.png",
+    "README.md", "training.md", "selection.md", "takeover.md", "world.png", "concepts.png",
+    "contact_sheet.png", "failures.png", "training/curves.png",
 )  # fmt: skip
 
 
