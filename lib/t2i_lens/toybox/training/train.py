@@ -47,7 +47,7 @@ CPU = Preset(
     autoencoder=Schedule(2_700, 24, 1e-3, decay=0.8, ema=0.99),
     text_encoder=Schedule(1_000, 192, 1e-3, decay=0.8, ema=0.99),
     judge=Schedule(800, 128, 1e-3, decay=0.8, ema=0.99),
-    unet=Schedule(8_000, 48, 8e-4, decay=0.85, ema=0.998),
+    unet=Schedule(5_000, 48, 8e-4, decay=0.85, ema=0.998),
     pool=65_536,
     processes=2,
 )
