@@ -14,6 +14,7 @@ import xarray as xr
 
 from t2i_lens.base.files import digest
 from t2i_lens.base.lazy import canonical
+from t2i_lens.base.shapes import ImageGrid
 from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.inversion.embeddings import Concept
 from t2i_lens.models.tokens import encode
@@ -44,8 +45,8 @@ class Arm:
     @property
     def fields(self) -> dict:
         """All that the arm's pictures and readings depend on."""
-        named = {"concept": self.concept, "arm": self.name, "word": self.word}
-        return named | {"subject": self.subject, "edits": self.edits}
+        names = {"concept": self.concept, "arm": self.name, "word": self.word}
+        return names | {"subject": self.subject, "edits": self.edits}
 
     @property
     def fingerprint(self) -> str:
@@ -84,8 +85,8 @@ class Design:
     def fingerprint(self) -> str:
         """Changes whenever what is drawn or asked for would change."""
         prompts = [[prompt.text, prompt.context] for prompt in self.prompts]
-        whole = [[arm.fields for arm in self.arms], prompts, list(self.seeds)]
-        return digest(json.dumps(canonical(whole)).encode())
+        fields = [[arm.fields for arm in self.arms], prompts, list(self.seeds)]
+        return digest(json.dumps(canonical(fields)).encode())
 
     def label(self, values: np.ndarray, *more: str, name: str | None = None) -> xr.DataArray:
         """Measured values with the design's axes: concept, arm, prompt and, if there are, seed.
@@ -116,8 +117,8 @@ def arms_of(concept: Concept, **words: str) -> list[Arm]:
         Arm(concept.name, "TI token", concept.placeholder_token, concept.name),
         Arm(concept.name, "class word", concept.superclass, concept.superclass),
     ]
-    named = {name.replace("_", " "): word for name, word in words.items()}
-    return pair + [Arm(concept.name, name, word, word) for name, word in named.items()]
+    nouns = {name.replace("_", " "): word for name, word in words.items()}
+    return pair + [Arm(concept.name, name, noun, noun) for name, noun in nouns.items()]
 
 
 def placed(
@@ -158,11 +159,18 @@ def draw(pipe, design: Design, **sampling) -> xr.DataArray:
     Returns:
         Bytes 0..255, [concept, arm, prompt, seed, height, width, channel].
     """
-    unique, place = distinct(design.arms)
-    sentences, edits = placed(pipe, unique, design.prompts)
-    pictures = generate(pipe, sentences, list(design.seeds), edits=edits, **sampling)
+    unique, twins = distinct(design.arms)
+    pictures = draw_arms(pipe, unique, design.prompts, design.seeds, **sampling)
     pictures = pictures.reshape(len(unique), len(design.prompts), *pictures.shape[1:])
-    return design.label(pictures[place], *PICTURE, name="pictures")
+    return design.label(pictures[twins], *PICTURE, name="pictures")
+
+
+def draw_arms(
+    pipe, arms: Sequence[Arm], prompts: Sequence[Prompt], seeds: Sequence[int], **sampling
+) -> ImageGrid:
+    """Pictures of arms x prompts, prompts fastest, and seeds; see `draw` and `placed`."""
+    sentences, edits = placed(pipe, arms, prompts)
+    return generate(pipe, sentences, list(seeds), edits=edits, **sampling)
 
 
 def apart(values: xr.DataArray, axis: str) -> dict[str | int | float, xr.DataArray]:

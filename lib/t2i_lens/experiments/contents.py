@@ -84,21 +84,21 @@ def exchanges(kind: str, words: dict, count: int) -> list[Exchange]:
     nouns = [str(noun) for noun in rng.permutation([*words["animals"], *words["objects"]])]
     if count > len(nouns):
         raise ValueError(f"{count} pairs of {kind} are wanted, there are {len(nouns)} nouns")
-    made = []
-    for place, noun in enumerate(nouns[:count]):
+    pairs = []
+    for number, noun in enumerate(nouns[:count]):
         plural = noun in words["plural"]
         if kind == "object":
-            new = nouns[(place + 1) % len(nouns)]
-            both = phrase(noun, None, plural), phrase(new, None, new in words["plural"])
+            new = nouns[(number + 1) % len(nouns)]
+            prompts = phrase(noun, None, plural), phrase(new, None, new in words["plural"])
         elif kind == "colour":
             old, new = (str(colour) for colour in rng.choice(words["colours"], 2, replace=False))
-            both = phrase(noun, old, plural), phrase(noun, new, plural)
+            prompts = phrase(noun, old, plural), phrase(noun, new, plural)
         else:
             old, new = (str(s) for s in rng.choice(trained_styles(noun), 2, replace=False))
             plain = phrase(noun, None, plural)
-            both = STYLE_FRAME.format(plain, old), STYLE_FRAME.format(plain, new)
-        made.append(Exchange(kind, *both, noun, new))
-    return made
+            prompts = STYLE_FRAME.format(plain, old), STYLE_FRAME.format(plain, new)
+        pairs.append(Exchange(kind, *prompts, noun, new))
+    return pairs
 
 
 def template_text(sign: SignPrompt) -> str:
@@ -121,12 +121,12 @@ def read_targets(
         `target` [setting, pair, seed], probabilities: of the word; of the noun; of the noun
         times that of its colour, or of its style.
     """
-    found = np.empty(pictures.shape[:3])
-    for place, exchange in enumerate(exchanges):
-        some = pictures[:, place].reshape(-1, *pictures.shape[3:])
-        values = _probability(judge, judge.read(some), exchange)
-        found[:, place] = values.reshape(found[:, place].shape)
-    return {"target": found}
+    reading = judge.read(pictures.reshape(-1, *pictures.shape[3:]))
+    by_exchange = [
+        _probability(judge, reading, exchange).reshape(pictures.shape[:3])[:, number]
+        for number, exchange in enumerate(exchanges)
+    ]
+    return {"target": np.stack(by_exchange, axis=1)}
 
 
 def draw_exchanges(
@@ -184,16 +184,16 @@ def find_word_layers(
         return draw_exchanges(judge, pipe, exchanges, settings, seeds, **sampling)["target"]
 
     single = read(single_layers(layers))
-    response, whole = single[1:-1].mean((1, 2)), float((single[-1] > FOUND).mean())
+    response, with_all = single[1:-1].mean((1, 2)), float((single[-1] > FOUND).mean())
     order = ordered(layers, response)
     growing = [Setting(tuple(order[: count + 1])) for count in range(quarter(len(layers)))]
     joint = (read(growing) > FOUND).mean((1, 2))
-    last = first_enough(joint.tolist(), whole)
+    last = first_enough(joint.tolist(), with_all)
     return {
         "order": np.array(order),
         "localised": np.array(order[: last + 1]),
         "response": response,
-        "shares": np.array([joint[last], whole]),
+        "shares": np.array([joint[last], with_all]),
     }
 
 
@@ -223,13 +223,9 @@ def background_errors(
     """
     keep = ~sign_region(judge, source.reshape(-1, *source.shape[2:]))
     keep = keep.reshape(*source.shape[:2], *keep.shape[1:])
-    errors = np.empty(edited.shape[:3])
-    for setting, pair, seed in np.ndindex(*errors.shape):
-        kept = keep[pair, seed]
-        errors[setting, pair, seed] = true_error(
-            source[pair, seed], edited[setting, pair, seed], kept
-        )
-    return {"error": errors}
+    cells = np.ndindex(edited.shape[:3])
+    errors = [true_error(source[cell[1:]], edited[cell], keep[cell[1:]]) for cell in cells]
+    return {"error": np.reshape(errors, edited.shape[:3])}
 
 
 def lost_context(
@@ -241,9 +237,7 @@ def lost_context(
         prompts: Each with `context`, nouns that the judge knows, as in `prompt_sets.Prompt`.
     """
     nouns = judge.read(pictures.reshape(-1, *pictures.shape[3:])).nouns
-    nouns = nouns.reshape(*pictures.shape[:3], -1)
-    lost = np.zeros(pictures.shape[:3])
-    for place, prompt in enumerate(prompts):
-        columns = [judge.nouns.index(noun) for noun in prompt["context"]]
-        lost[:, place] = (nouns[:, place][..., columns] < FOUND).sum(-1)
-    return {"lost": lost}
+    missed = nouns.reshape(*pictures.shape[:3], -1) < FOUND
+    columns = [[judge.nouns.index(noun) for noun in prompt["context"]] for prompt in prompts]
+    by_prompt = [missed[:, number][..., named].sum(-1) for number, named in enumerate(columns)]
+    return {"lost": np.stack(by_prompt, axis=1).astype(float)}

@@ -33,24 +33,23 @@ def read(
     """
     _require_nouns(judge, design)
     nouns = np.asarray(judge.read(pictures.reshape(-1, *pictures.shape[-3:])).nouns)
-    there = design.label(nouns, "noun").assign_coords(noun=list(judge.nouns))
+    chances = design.label(nouns, "noun").assign_coords(noun=list(judge.nouns))
     by_prompt = []
-    for place, prompt in enumerate(design.prompts):
-        seen = there.isel(prompt=[place]).sel(noun=list(prompt.context))
-        missed = seen < FOUND
+    for number, prompt in enumerate(design.prompts):
+        context = chances.isel(prompt=[number]).sel(noun=list(prompt.context))
+        missed = context < FOUND
         counted = {
             "lost": missed.sum("noun").astype(float),
             "kept": 1.0 - missed.mean("noun"),
             "missed": _names(missed),
-            "doubt": 1.0 - seen.mean("noun"),
+            "doubt": 1.0 - context.mean("noun"),
             "asked": ("prompt", [len(prompt.context)]),
         }
         by_prompt.append(xr.Dataset(counted))
     readings = xr.concat(by_prompt, "prompt")
-    column = [list(judge.nouns).index(arm.subject) for arm in design.arms]
-    by_arm = nouns.reshape(len(design.arms), -1, nouns.shape[-1])
-    subject = np.stack([some[:, noun] for some, noun in zip(by_arm, column, strict=True)])
-    readings["found"] = design.label(subject >= FOUND).astype(float)
+    subjects = np.reshape([arm.subject for arm in design.arms], chances.shape[:2])
+    of_subject = chances.sel(noun=xr.DataArray(subjects, dims=("concept", "arm")))
+    readings["found"] = (of_subject >= FOUND).astype(float).drop_vars("noun")
     return readings
 
 
@@ -67,10 +66,9 @@ def notes(missed: xr.DataArray) -> list[list[str]]:
 
 def _names(missed: xr.DataArray) -> xr.DataArray:
     nouns = missed["noun"].to_numpy()
-    rows = missed.to_numpy().reshape(-1, len(nouns))
-    names = np.array([", ".join(nouns[row]) for row in rows])
-    left = missed.isel(noun=0, drop=True)
-    return left.copy(data=names.reshape(left.shape))
+    names = [", ".join(nouns[row]) for row in missed.to_numpy().reshape(-1, len(nouns))]
+    cells = missed.isel(noun=0, drop=True)
+    return cells.copy(data=np.reshape(names, cells.shape))
 
 
 def _require_nouns(judge: Judge, design: Design) -> None:

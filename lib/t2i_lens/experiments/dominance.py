@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from t2i_lens.experiments.arms import Arm, Design, distinct, placed
+from t2i_lens.experiments.arms import Arm, Design, distinct, draw_arms
 from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.models.tokens import TokenRow
 from t2i_lens.probes.cross_attention import AttentionMaps, Keep, record
@@ -48,21 +48,23 @@ def measure_tokens(pipe, design: Design, **sampling) -> xr.Dataset:
 
     Shown in: notebooks/04_attention_dominance.ipynb
     """
-    unique, place = distinct(design.arms)
-    maps, _ = _recorded(pipe, unique, design.prompts, design.seeds, Keep(), sampling)
-    heat, pictures = heat_maps(maps).numpy(), len(design.prompts) * len(design.seeds)
+    unique, twins = distinct(design.arms)
+    with record(pipe) as recorder:
+        draw_arms(pipe, unique, design.prompts, design.seeds, recorder=recorder, **sampling)
+    maps, pictures = recorder.maps(), len(design.prompts) * len(design.seeds)
+    heat = heat_maps(maps).numpy()
     words = [arm.word for arm in unique for _ in range(pictures)]
     numbers = {
         "norm": np.linalg.norm(heat, axis=(-2, -1)),
         "share": token_shares(maps).numpy(),
         # One picture at a time: sorting all pixels of all maps at once would take gigabytes.
-        "gini": np.stack([gini(each) for each in heat]),
-        "flatness": np.stack([flatness(each) for each in heat]),
-        "roughness": np.stack([roughness(each) for each in heat]),
+        "gini": np.stack([gini(of_picture) for of_picture in heat]),
+        "flatness": np.stack([flatness(of_picture) for of_picture in heat]),
+        "roughness": np.stack([roughness(of_picture) for of_picture in heat]),
         "piece": np.array([row.pieces for row in maps.rows]),
         "role": np.array([_roles(*pair) for pair in zip(maps.rows, words, strict=True)]),
     }
-    by_arm = {k: v.reshape(len(unique), pictures, -1)[place] for k, v in numbers.items()}
+    by_arm = {k: v.reshape(len(unique), pictures, -1)[twins] for k, v in numbers.items()}
     return xr.Dataset({name: design.label(v, "position") for name, v in by_arm.items()})
 
 
@@ -81,13 +83,13 @@ def per_picture(tokens: xr.Dataset) -> xr.Dataset:
     for kind in ("slot", "word", "bos"):
         means = tokens[columns].where(role == kind).mean("position")
         table = table.assign({f"{kind}_{column}": means[column] for column in columns})
-    rest = tokens["norm"].where(role != "bos").max("position")
-    after = tokens["share"].where(role.isin(["eos", "padding"])).sum("position")
+    largest = tokens["norm"].where(role != "bos").max("position")
+    from_eos = tokens["share"].where(role.isin(["eos", "padding"])).sum("position")
     gaps = {f"{c}_gap": table[f"slot_{c}"] - table[f"word_{c}"] for c in columns[2:]}
     return table.assign(
         slot_over_words=table["slot_norm"] / table["word_norm"],
-        bos_over_rest=table["bos_norm"] / rest,
-        padding_share=after,
+        bos_over_rest=table["bos_norm"] / largest,
+        padding_share=from_eos,
         **gaps,
     )
 
@@ -108,13 +110,10 @@ def draw_with_maps(
     Raises:
         ValueError: as `arms.placed`, or the arms' prompts differ in length.
     """
-    maps, pictures = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(), sampling)
-    ends = {row.eos for row in maps.rows}
-    if len(ends) > 1:
-        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
-    fed = ends.pop() + 1
-    heat = heat_maps(maps)[:, :fed] / len(maps.steps)
-    names = [["BOS", *row.pieces[1 : fed - 1], "EOS"] for row in maps.rows[:: len(seeds)]]
+    maps, pictures = _recorded(pipe, arms, prompt, seeds, Keep(), sampling)
+    eos = maps.rows[0].eos
+    heat = heat_maps(maps)[:, : eos + 1] / len(maps.steps)
+    names = [["BOS", *row.pieces[1:eos], "EOS"] for row in maps.rows[:: len(seeds)]]
     return {
         "pictures": pictures,
         "maps": heat.reshape(len(arms), len(seeds), *heat.shape[1:]).numpy(),
@@ -137,22 +136,13 @@ def trace_norms(
     Raises:
         ValueError: as `draw_with_maps`.
     """
-    maps, _ = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(per_step=True), sampling)
+    maps, _ = _recorded(pipe, arms, prompt, seeds, Keep(per_step=True), sampling)
     row = maps.rows[0]
-    if len({r.eos for r in maps.rows}) > 1:
-        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
-    slot, fed = row.positions(arms[0].word), row.eos + 1
-    norms = np.stack(
-        [
-            np.stack([_one_step(maps, step, path, fed) for path in maps.layers], 1)
-            for step in range(len(maps.steps))
-        ],
-        1,
-    )  # sample, step, layer, token
+    norms = np.stack([_norms_by_step(maps, path, row.eos + 1) for path in maps.layers], 2)
     return {
         "norms": norms.reshape(len(arms), len(seeds), *norms.shape[1:]),
         "layers": np.array([short_name(path) for path in maps.layers]),
-        "roles": np.array([role_of(row, position, slot) for position in range(fed)]),
+        "roles": np.array(_roles(row, arms[0].word)[: row.eos + 1]),
     }
 
 
@@ -178,26 +168,30 @@ def beside_daam(pipe, prompt: str, seed: int, **sampling) -> dict[str, np.ndarra
             pipe(prompt, latents=latents, output_type="np", **sampling)
             # Its default factors are those of a 512-pixel model; 16x16 latents make 6 and 12.
             factors = tracer.all_heat_maps.factors()
-            theirs = tracer.compute_global_heat_map(factors=factors).heat_maps
+            daam_maps = tracer.compute_global_heat_map(factors=factors).heat_maps
     # daam clips each head's resized map at 0, so heads have to be kept apart here as well.
     with record(pipe, Keep(per_head=True)) as recorder:
         generate(pipe, [prompt], [seed], recorder=recorder, **sampling)
     maps = recorder.maps()
     outer = [path for path in maps.layers if not path.startswith("mid")]
-    ours = heat_maps(maps, tuple(theirs.shape[1:]), layers=outer)[0, : len(theirs)]
-    return {"daam": theirs.numpy(), "recorder": ours.numpy()}
+    recorded = heat_maps(maps, tuple(daam_maps.shape[1:]), layers=outer)[0, : len(daam_maps)]
+    return {"daam": daam_maps.numpy(), "recorder": recorded.numpy()}
 
 
-def _one_step(maps: AttentionMaps, step: int, path: str, fed: int) -> np.ndarray:
-    alone = maps.layers[path][:, :, step : step + 1, ..., :fed]
-    one = replace(maps, layers={path: alone}, steps=(maps.steps[step],), tokens=tuple(range(fed)))
-    return daam_norms(one).numpy()
+def _norms_by_step(maps: AttentionMaps, path: str, tokens: int) -> np.ndarray:
+    """Norms of one layer's heat maps, [sample, step, token]."""
+    layer = maps.layers[path][..., :tokens]
+    steps_as_samples = layer.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+    norms = daam_norms(replace(maps, layers={path: steps_as_samples}))
+    return norms.unflatten(0, (len(layer), -1)).numpy()
 
 
-def _recorded(pipe, arms, prompts, seeds, keep: Keep, sampling: dict):
-    sentences, edits = placed(pipe, arms, prompts)
+def _recorded(pipe, arms: Sequence[Arm], prompt: str, seeds: Sequence[int], keep: Keep, sampling):
+    """Maps and pictures of arms whose prompts have equally many tokens."""
     with record(pipe, keep) as recorder:
-        pictures = generate(
-            pipe, sentences, list(seeds), edits=edits, recorder=recorder, **sampling
-        )
-    return recorder.maps(), pictures
+        prompts = [Prompt(prompt, ())]
+        pictures = draw_arms(pipe, arms, prompts, seeds, recorder=recorder, **sampling)
+    maps = recorder.maps()
+    if len({row.eos for row in maps.rows}) > 1:
+        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
+    return maps, pictures

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,14 @@ import torch
 
 from t2i_lens.base.files import digest, write
 from t2i_lens.base.lazy import Cache, Lazy, canonical
-from t2i_lens.experiments.arms import Arm, Design, placed
+from t2i_lens.experiments.arms import Arm, Design, draw_arms
 from t2i_lens.experiments.destruction import read
 from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.experiments.rotation import slot_attention
 from t2i_lens.judging.protocols import Judge
-from t2i_lens.probes.cross_attention import Keep, record
+from t2i_lens.probes.cross_attention import record
 from t2i_lens.probes.edits import Swap, Value
 from t2i_lens.probes.heat_maps import token_shares
-from t2i_lens.probes.sampling import generate
 
 PROMPT_SET = "dose"
 SEEDS = (0, 1)
@@ -56,10 +56,9 @@ def doses(tokens: pd.DataFrame, words: Mapping[str, np.ndarray]) -> pd.DataFrame
         word's row. Concepts are in the order of `tokens`.
     """
     objects = tokens[(tokens["kind"] == "object") & tokens["variant"].isin(TOKENS)]
+    by_concept = (group.itertuples() for _, group in objects.groupby("concept", sort=False))
     rows = []
-    for token in objects.sort_values(
-        "concept", key=_first_seen(objects), kind="stable"
-    ).itertuples():
+    for token in chain.from_iterable(by_concept):
         path, word = token.trajectory.set_index("step")["vector"], words[token.superclass]
         steps = checkpoints(path.index.to_numpy())
         placed_at = [(token.variant, step, path[step]) for step in steps]
@@ -96,8 +95,8 @@ def norm_of(vector: np.ndarray) -> float:
 
 def checkpoints(recorded: np.ndarray) -> list[int]:
     """The recorded steps nearest to `SHARES` of the last, without the start."""
-    after = recorded[recorded > 0]
-    nearest = [after[np.abs(after - share * after[-1]).argmin()] for share in SHARES]
+    steps = recorded[recorded > 0]
+    nearest = [steps[np.abs(steps - share * steps[-1]).argmin()] for share in SHARES]
     return sorted({int(step) for step in nearest})
 
 
@@ -131,16 +130,14 @@ def measure(pipe, judge: Judge, design: Design, **sampling) -> pd.DataFrame:
 
     Shown in: notebooks/10_destruction.ipynb
     """
-    sentences, edits = placed(pipe, design.arms, design.prompts)
-    with record(pipe, Keep()) as recorder:
-        pictures = generate(
-            pipe, sentences, list(design.seeds), edits=edits, recorder=recorder, **sampling
-        )
+    arms, prompts, seeds = design.arms, design.prompts, design.seeds
+    with record(pipe) as recorder:
+        pictures = draw_arms(pipe, arms, prompts, seeds, recorder=recorder, **sampling)
     maps = recorder.maps()
     shares = token_shares(maps).cpu().numpy()
-    words = [arm.word for arm in design.arms for _ in range(len(shares) // len(design.arms))]
-    slots = (maps.indices(sample, word) for sample, word in enumerate(words))
-    share = np.array([each[slot].sum() for each, slot in zip(shares, slots, strict=True)])
+    words = np.repeat([arm.word for arm in arms], len(prompts) * len(seeds))
+    slots = [maps.indices(sample, word) for sample, word in enumerate(words)]
+    share = np.array([tokens[slot].sum() for tokens, slot in zip(shares, slots, strict=True)])
     readings = read(judge, pictures, design)[["lost", "asked", "doubt", "found"]]
     readings = readings.assign(share=design.label(share), attention=slot_attention(pipe, design))
     table = readings.to_dataframe(dim_order=KEYS).reset_index()
@@ -151,14 +148,14 @@ def marks(
     pipe: Lazy, judge: Lazy, table: pd.DataFrame, prompts: Sequence[Prompt]
 ) -> dict[str, str]:
     """For each concept of `doses` a hash of the weights and settings behind its pictures."""
-    about = {"model": pipe.fingerprint, "judge": judge.fingerprint, "seeds": list(SEEDS)}
-    about |= {"prompts": [vars(prompt) for prompt in prompts], "sampling": SAMPLING}
-    return {
-        concept: digest(
-            json.dumps(canonical(about | {"arms": [a.fields for a in arms(some)]})).encode()
-        )
-        for concept, some in table.groupby("concept", sort=False)
-    }
+    shared = {"model": pipe.fingerprint, "judge": judge.fingerprint, "seeds": list(SEEDS)}
+    shared |= {"prompts": [vars(prompt) for prompt in prompts], "sampling": SAMPLING}
+
+    def mark(rows: pd.DataFrame) -> str:
+        settings = shared | {"arms": [arm.fields for arm in arms(rows)]}
+        return digest(json.dumps(canonical(settings)).encode())
+
+    return {concept: mark(rows) for concept, rows in table.groupby("concept", sort=False)}
 
 
 def carry_out(
@@ -174,20 +171,21 @@ def carry_out(
     Args:
         store: Keeps each concept as it is done, so an interrupted call can be resumed.
     """
-    parts = [some for _, some in table.groupby("concept", sort=False)]
+    designs = [
+        Design(arms(rows), prompts, SEEDS) for _, rows in table.groupby("concept", sort=False)
+    ]
     pictures = len(prompts) * len(SEEDS)
     loaded, began = (pipe.get(), judge.get()), time.perf_counter()
     measure(*loaded, Design(arms(table[:1]), prompts, SEEDS), **SAMPLING)
     seconds = (time.perf_counter() - began) * len(table)
     tell(f"{len(table) * pictures} pictures, at most {seconds / 60:.0f} min")
-    found, began = [], time.perf_counter()
-    for done, part in enumerate(parts, start=1):
-        design = Design(arms(part), prompts, SEEDS)
-        some = {"pipe": pipe, "judge": judge, "design": design}
-        found.append(store.cached("doses", measure, **some, **SAMPLING))
-        left = (time.perf_counter() - began) / done * (len(parts) - done) / 60
-        tell(f"{done} of {len(parts)} concepts, about {left:.0f} min left")
-    return pd.concat(found, ignore_index=True)
+    measured, began = [], time.perf_counter()
+    for done, design in enumerate(designs, start=1):
+        models = {"pipe": pipe, "judge": judge}
+        measured.append(store.cached("doses", measure, **models, design=design, **SAMPLING))
+        minutes = (time.perf_counter() - began) / done * (len(designs) - done) / 60
+        tell(f"{done} of {len(designs)} concepts, about {minutes:.0f} min left")
+    return pd.concat(measured, ignore_index=True)
 
 
 def save(measured: pd.DataFrame, marked: Mapping[str, str], folder: Path) -> Path:
@@ -211,24 +209,24 @@ def load(folder: Path, marked: Mapping[str, str]) -> pd.DataFrame:
         FileNotFoundError: there is no table.
         ValueError: it is damaged, or was made from other weights or settings.
     """
-    again = "run `t2i-lens doses`"
+    remedy = "run `t2i-lens doses`"
     if not (folder / SIDECAR).exists() or not (folder / FILE).exists():
-        raise FileNotFoundError(f"no {FILE} with its {SIDECAR} in {folder}: {again}")
+        raise FileNotFoundError(f"no {FILE} with its {SIDECAR} in {folder}: {remedy}")
     content = (folder / FILE).read_bytes()
     try:
         sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        whole, concepts = sidecar["sha256"] == digest(content), dict(sidecar["concepts"])
+        intact, concepts = sidecar["sha256"] == digest(content), dict(sidecar["concepts"])
     except (ValueError, KeyError, TypeError):
-        whole, concepts = False, {}
-    if not whole:
-        raise ValueError(f"{folder / FILE} is damaged: {again}")
-    old = [name for name, mark in concepts.items() if marked.get(name) != mark]
-    if old:
-        raise ValueError(f"{folder / FILE} was made from other weights ({old[0]}): {again}")
+        intact, concepts = False, {}
+    if not intact:
+        raise ValueError(f"{folder / FILE} is damaged: {remedy}")
+    outdated = [name for name, mark in concepts.items() if marked.get(name) != mark]
+    if outdated:
+        raise ValueError(f"{folder / FILE} was made from other weights ({outdated[0]}): {remedy}")
     return pd.read_parquet(io.BytesIO(content))
 
 
-def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
+def compare_doses(redrawn: pd.DataFrame, stored: pd.DataFrame) -> dict[str, float]:
     """Largest difference between pictures drawn again and the same pictures in the table.
 
     Returns:
@@ -237,14 +235,16 @@ def compare_doses(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: one is above its tolerance, or the table does not hold a picture.
     """
-    both = again.merge(kept, on=KEYS, suffixes=("", "_kept"))
-    if len(both) < len(again):
-        raise ValueError(f"{len(again) - len(both)} of {len(again)} pictures are not in the table")
-    found = {name: float((both[name] - both[f"{name}_kept"]).abs().max()) for name in TOLERANCES}
-    for name, difference in found.items():
+    pairs = redrawn.merge(stored, on=KEYS, suffixes=("", "_stored"))
+    if missing := len(redrawn) - len(pairs):
+        raise ValueError(f"{missing} of {len(redrawn)} pictures are not in the table")
+    differences = {
+        name: float((pairs[name] - pairs[f"{name}_stored"]).abs().max()) for name in TOLERANCES
+    }
+    for name, difference in differences.items():
         if difference > TOLERANCES[name]:
             raise ValueError(f"{name} differs by {difference:.2g} from the table: draw it anew")
-    return found
+    return differences
 
 
 def per_dose(measured: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -252,8 +252,3 @@ def per_dose(measured: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     columns = ["lost", "found", "share", "attention"]
     means = measured.groupby(["concept", "arm"], sort=False)[columns].mean().reset_index()
     return means.merge(table, on=["concept", "arm"], validate="one_to_one")
-
-
-def _first_seen(table: pd.DataFrame) -> Callable[[pd.Series], pd.Series]:
-    order = {name: place for place, name in enumerate(dict.fromkeys(table["concept"]))}
-    return lambda column: column.map(order)

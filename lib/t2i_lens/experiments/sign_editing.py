@@ -1,18 +1,17 @@
 """Editing the word of a sign by a change of prompt during sampling, and the scores of the edit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
-from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from rapidfuzz.distance import Levenshtein
 
 from t2i_lens.base.shapes import ImageGrid
 from t2i_lens.experiments.prompt_sets import SignPrompt
 from t2i_lens.judging.ocr import read_texts
-from t2i_lens.probes.sampling import generate, initial_latents, require, text_states
+from t2i_lens.probes.edits import Inject, Value
+from t2i_lens.probes.sampling import generate, text_states
 from t2i_lens.stats import sign_metrics
 
 # Score -> the corrected one of the same quantity; the order of methods is compared between them.
@@ -28,63 +27,32 @@ def switched(
     start: int,
     *,
     num_inference_steps: int = 25,
-    guidance_scale: float = 7.5,
-    batch_size: int = 16,
+    **sampling,
 ) -> ImageGrid:
     """Pictures whose first `start` steps follow one prompt and the others another.
+
+    From that step on every cross-attention layer reads the other prompt, in the conditional half.
 
     Args:
         first: One prompt per picture and seed.
         second: The prompts to change to; from step 0 on they alone count.
         seeds: Of the initial latents, the same for all prompts.
         start: Step from which the second prompt is fed, 0 to `num_inference_steps`.
+        sampling: Passed to `sampling.generate`.
 
     Returns:
         Bytes 0..255, [prompt, seed, height, width, 3].
 
     Raises:
-        ValueError: the start is no step of the run, a prompt is too long, or the pipeline is not
-            Stable Diffusion 1 or 2.
+        ValueError: the start is no step of the run, or as `generate`.
     """
     if not 0 <= start <= num_inference_steps:
         raise ValueError(f"start {start} is not within 0 and {num_inference_steps} steps")
-    told = "prompts are changed on the way with Stable Diffusion 1 and 2"
-    require(pipe, StableDiffusionPipeline, told)
-    unique = list(dict.fromkeys(["", *first, *second]))
-    states = dict(zip(unique, text_states(pipe, unique), strict=True))
-    latents = initial_latents(pipe, seeds)
-    jobs = [(p, s) for p in range(len(first)) for s in range(len(seeds))]
-    pictures = []
-    for begin in range(0, len(jobs), batch_size):
-        batch = jobs[begin : begin + batch_size]
-        before, after = (
-            torch.stack([states[prompts[p]] for p, _ in batch]) for prompts in (first, second)
-        )
-        unconditional = states[""].expand(len(batch), -1, -1)
-        images = pipe(
-            prompt_embeds=before if start else after,
-            negative_prompt_embeds=unconditional,
-            latents=latents[[s for _, s in batch]],
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            output_type="np",
-            callback_on_step_end=_change(
-                start, torch.cat([unconditional, after]) if guidance_scale > 1 else after
-            ),
-            callback_on_step_end_tensor_inputs=["prompt_embeds"],
-        ).images
-        pictures.append(np.round(images * 255).astype(np.uint8))
-    flat = np.concatenate(pictures)
-    return flat.reshape(len(first), len(seeds), *flat.shape[1:])
-
-
-def _change(start: int, states: torch.Tensor) -> Callable:
-    """Callback for diffusers: it feeds `states` from step `start` on."""
-
-    def after_step(_, step: int, timestep, fed: dict) -> dict:
-        return {"prompt_embeds": states} if step + 1 == start else fed
-
-    return after_step
+    values = map(Value, second, text_states(pipe, second))
+    edits = [[Inject(value, steps=(start, num_inference_steps))] for value in values]
+    return generate(
+        pipe, first, seeds, edits=edits, num_inference_steps=num_inference_steps, **sampling
+    )
 
 
 def edits(

@@ -13,6 +13,8 @@ from t2i_lens.models.tokens import TokenRow, encode
 from t2i_lens.probes.edits import Edit
 from t2i_lens.probes.text_encoder_hooks import edited_text_encoder, traced_text_encoder
 
+TRACED = ("patterns", "scores", "values", "inputs", "outputs")
+
 
 @dataclass(frozen=True)
 class TextReading:
@@ -61,15 +63,11 @@ def read_ids(
     edited = edited_text_encoder(encoder, edits) if edits is not None else nullcontext()
     with edited, traced_text_encoder(encoder, layers) as trace:
         states = encoder(ids.to(encoder.device)).last_hidden_state
-    return TextReading(
-        patterns=torch.stack(trace.patterns, 1),
-        scores=torch.stack(trace.scores, 1),
-        values=torch.stack(trace.values, 1),
-        inputs=torch.stack(trace.inputs, 1),
-        outputs=torch.stack(trace.outputs, 1),
-        states=states,
-        layers=trace.layers,
-    )
+    stacked = {
+        name: torch.stack([activations[name] for activations in trace.values()], 1)
+        for name in TRACED
+    }
+    return TextReading(**stacked, states=states, layers=tuple(trace))
 
 
 def read_prompts(

@@ -5,7 +5,7 @@ No other module changes a text encoder.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -41,27 +41,6 @@ class LayerWeights:
     key_bias: Float[Tensor, "head channel"]
     scale: float
     positions: Float[Tensor, "token d_model"]
-
-
-@dataclass
-class TextTrace:
-    """Activations of one forward pass, one tensor per layer; filled during the pass.
-
-    Attributes:
-        layers: Their numbers, rising.
-        inputs: Residual stream before each layer, [batch, token, d_model].
-        outputs: Residual stream after each layer.
-        scores: Before mask and softmax, [batch, head, query, key].
-        patterns: After softmax, [batch, head, query, key].
-        values: What the pattern mixes, [batch, head, key, channel].
-    """
-
-    layers: tuple[int, ...]
-    inputs: list[Tensor] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
-    scores: list[Tensor] = field(default_factory=list)
-    patterns: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
 
 
 def text_core(encoder: nn.Module) -> nn.Module:
@@ -112,7 +91,7 @@ def layer_weights(encoder: nn.Module, layer: int = 0) -> LayerWeights:
 @contextmanager
 def traced_text_encoder(
     encoder: nn.Module, layers: Sequence[int] | None = None
-) -> Iterator[TextTrace]:
+) -> Iterator[dict[int, dict[str, Tensor]]]:
     """Reads some layers during one forward pass.
 
     Open it inside `edited_text_encoder` to see what edits did.
@@ -120,20 +99,21 @@ def traced_text_encoder(
     Args:
         layers: Numbers from 0; all if None.
 
+    Yields:
+        Number of each layer, rising -> its activations by name, filled during the pass: `scores`,
+        `patterns`, `values`, `inputs` and `outputs`, as in `text_attention.TextReading`.
+
     Raises:
         ValueError: not a CLIP text encoder, or a layer it does not have.
     """
-    every = text_core(encoder).encoder.layers
-    chosen = tuple(range(len(every)) if layers is None else sorted(set(layers)))
-    unknown = set(chosen) - set(range(len(every)))
+    modules = text_core(encoder).encoder.layers
+    chosen = range(len(modules)) if layers is None else sorted(set(layers))
+    unknown = set(chosen) - set(range(len(modules)))
     if unknown:
-        raise ValueError(f"no layer {min(unknown)}: the text encoder has {len(every)}")
-    trace = TextTrace(chosen)
+        raise ValueError(f"no layer {min(unknown)}: the text encoder has {len(modules)}")
     with ExitStack() as hooks:
         hooks.enter_context(eager_attention(encoder))
-        for number in chosen:
-            _trace(hooks, every[number], trace)
-        yield trace
+        yield {number: _traced(hooks, modules[number]) for number in chosen}
 
 
 @contextmanager
@@ -203,27 +183,28 @@ def _edit_pattern(hooks: ExitStack, attention: nn.Module, site: Site, edited: Ca
     hold(hooks, attention.register_forward_hook(replace))
 
 
-def _trace(hooks: ExitStack, layer: nn.Module, trace: TextTrace) -> None:
-    attention, seen = layer.self_attn, {}
+def _traced(hooks: ExitStack, layer: nn.Module) -> dict[str, Tensor]:
+    attention = layer.self_attn
+    projected: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable:
         def hook(_, inputs: tuple, output: Tensor) -> None:
-            seen[name] = output.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            projected[name] = output.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
         return hook
 
     def keep_attention(_, inputs: tuple, output: tuple) -> None:
-        scores = seen.pop("query") @ seen.pop("key").transpose(-1, -2)
-        trace.scores.append(scores * attention.scale)
-        trace.patterns.append(output[1])
-        trace.values.append(seen.pop("value"))
+        scores = projected.pop("query") @ projected.pop("key").transpose(-1, -2)
+        activations["scores"] = scores * attention.scale
+        activations["patterns"], activations["values"] = output[1], projected.pop("value")
 
     def keep_states(_, inputs: tuple, output: Tensor) -> None:
-        trace.inputs.append(inputs[0])
-        trace.outputs.append(output)
+        activations["inputs"], activations["outputs"] = inputs[0], output
 
     hold(hooks, attention.q_proj.register_forward_hook(keep("query")))
     hold(hooks, attention.k_proj.register_forward_hook(keep("key")))
     hold(hooks, attention.v_proj.register_forward_hook(keep("value")))
     hold(hooks, attention.register_forward_hook(keep_attention))
     hold(hooks, layer.register_forward_hook(keep_states))
+    return activations
