@@ -10,7 +10,8 @@ import pytest
 from t2i_lens.base.paths import DATA
 from t2i_lens.models import profiles
 from t2i_lens.toybox.judge import load_judge
-from t2i_lens.toybox.quality import judge_quality, judge_scenes
+from t2i_lens.toybox.quality.drawing import judge_scenes
+from t2i_lens.toybox.quality.judge import judge_quality
 from t2i_lens.toybox.training.export import TOYBOX
 from t2i_lens.toybox.world.scenes import Scene, Thing, render
 

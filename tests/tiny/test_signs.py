@@ -7,7 +7,7 @@ from t2i_lens.experiments import sign_editing
 from t2i_lens.experiments.known_sign_edits import KNOWN, judged_words, known_edits
 from t2i_lens.judging.ocr import read_texts
 from t2i_lens.toybox.judge import load_judge
-from t2i_lens.toybox.quality import read_ocr
+from t2i_lens.toybox.quality.drawing import read_ocr
 
 SOURCES, TARGETS = ["open", "milk"], ["stop", "park"]
 SEED = 3  # the objects beside these signs are not taken for letters

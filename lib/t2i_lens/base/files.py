@@ -12,6 +12,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def seed_of(text: str) -> int:
+    """Seed of 64 bits that a text fixes: the first bytes of its sha256."""
+    return int(digest(text.encode())[:16], 16)
+
+
 def file_digest(file: Path) -> str:
     """sha256 of a file's content, in hexadecimal."""
     with file.open("rb") as stream:
@@ -35,9 +40,9 @@ def replace_folder(new: Path, target: Path) -> None:
     """Put a finished folder in the place of an older one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        os.replace(target, old)  # onto an empty folder
+        previous = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        os.replace(target, previous)  # onto an empty folder
         os.replace(new, target)
-        shutil.rmtree(old)
+        shutil.rmtree(previous)
     else:
         os.replace(new, target)

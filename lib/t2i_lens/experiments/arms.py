@@ -14,8 +14,8 @@ import xarray as xr
 
 from t2i_lens.base.files import digest
 from t2i_lens.base.lazy import canonical
+from t2i_lens.base.prompts import Prompt
 from t2i_lens.base.shapes import ImageGrid
-from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.inversion.embeddings import Concept
 from t2i_lens.models.tokens import encode
 from t2i_lens.probes.edits import Edit

@@ -54,24 +54,33 @@ def read_untrained_pairs(pipe, prompts: Sequence[dict], seed: int) -> dict[str, 
 def _read(pipe, encoder: nn.Module, prompts: Sequence[dict], batch: int) -> dict[str, np.ndarray]:
     table = word_pairs(pipe, prompts)
     rows = [encode(pipe, prompt["text"]) for prompt in prompts]
-    found: dict[str, list] = {
-        name: [] for name in ("cosine", "paper", "released", "to_key", "to_content")
-    }
+    by_prompt = []
     for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        reading = read_ids(encoder, torch.tensor([row.ids for row in some]))
-        for place, row in enumerate(some):
-            here = table[table["prompt"] == start + place]
-            key, query = (torch.tensor(here[name].to_numpy()) for name in ("key", "query"))
-            pattern, states = reading.patterns[place].float().cpu(), reading.states[place].cpu()
-            found["cosine"].append(cosine_similarity(states[key], states[query], dim=-1))
-            for name, make in (("paper", tsam_matrix), ("released", tsam_matrix_as_released)):
-                found[name].append(make(pattern, row.eos)[query - 1, key - 1])
-            found["to_key"].append(pattern[:, :, query, key].movedim(-1, 0))
-            content = pattern[:, :, query, 1 : row.eos].sum(-1)
-            found["to_content"].append(content.movedim(-1, 0))
-    columns = {name: np.array(table[name].tolist()) for name in table}
-    return columns | {name: torch.cat(parts).float().numpy() for name, parts in found.items()}
+        read = rows[start : start + batch]
+        reading = read_ids(encoder, torch.tensor([row.ids for row in read]))
+        for number, row in enumerate(read):
+            pairs = table[table["prompt"] == start + number]
+            key, query = (torch.tensor(pairs[name].to_numpy()) for name in ("key", "query"))
+            pattern, states = (
+                tensor[number].float().cpu() for tensor in (reading.patterns, reading.states)
+            )
+            by_prompt.append(
+                {
+                    "cosine": cosine_similarity(states[key], states[query], dim=-1),
+                    "paper": tsam_matrix(pattern, row.eos)[query - 1, key - 1],
+                    "released": tsam_matrix_as_released(pattern, row.eos)[query - 1, key - 1],
+                    "to_key": pattern[:, :, query, key].movedim(-1, 0),
+                    "to_content": pattern[:, :, query, 1 : row.eos].sum(-1).movedim(-1, 0),
+                }
+            )
+    return {name: np.array(table[name].tolist()) for name in table} | _joined(by_prompt)
+
+
+def _joined(by_prompt: Sequence[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """Rows of all prompts, one array for each name."""
+    return {
+        name: torch.cat([rows[name] for rows in by_prompt]).cpu().numpy() for name in by_prompt[0]
+    }
 
 
 def matrices(pipe, text: str) -> dict[str, np.ndarray]:
@@ -105,8 +114,8 @@ def head_scores(
     bound, other = pairs["kind"] == "bound", np.isin(pairs["kind"], unbound)
     scores = np.zeros(shares.shape[1:])
     for layer, head in np.ndindex(*scores.shape):
-        some = shares[:, layer, head]
-        scores[layer, head] = probability_of_superiority(some[bound], some[other])
+        of_head = shares[:, layer, head]
+        scores[layer, head] = probability_of_superiority(of_head[bound], of_head[other])
     return scores
 
 
@@ -154,11 +163,11 @@ def areas(
     """
     area = separation(pairs["kind"], unbound)
 
-    def every(rows: np.ndarray) -> np.ndarray:
-        each = np.array([area(some, rows) for some in values])
-        return np.concatenate([each, each[0] - each[1:]])
+    def areas_and_leads(rows: np.ndarray) -> np.ndarray:
+        areas = np.array([area(numbers, rows) for numbers in values])
+        return np.concatenate([areas, areas[0] - areas[1:]])
 
-    return cluster_bootstrap(pairs["prompt"], every, seed)
+    return cluster_bootstrap(pairs["prompt"], areas_and_leads, seed)
 
 
 def sink_outputs(pipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -171,14 +180,17 @@ def sink_outputs(pipe, texts: Sequence[str]) -> dict[str, np.ndarray]:
     """
     rows = [encode(pipe, text) for text in texts]
     reading = read_ids(pipe.text_encoder, torch.tensor([row.ids for row in rows]))
-    found: dict[str, list] = {"eps": [], "unlike": [], "prompt": []}
-    for place, row in enumerate(rows):
-        fed = slice(0, row.eos)
-        pattern = reading.patterns[place][..., fed, fed].float()
-        eps, alike = off_sink(pattern), output_cosines(pattern, reading.values[place][..., fed, :])
-        pairs = list(combinations(range(1, row.eos), 2))
-        first, second = torch.tensor(pairs).T
-        found["eps"].append(((eps[..., first] + eps[..., second]) / 2).movedim(-1, 0))
-        found["unlike"].append(1 - alike[..., first, second].movedim(-1, 0))
-        found["prompt"].append(torch.full((len(pairs),), place))
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+    by_prompt = []
+    for number, row in enumerate(rows):
+        pattern = reading.patterns[number][..., : row.eos, : row.eos].float()
+        values = reading.values[number][..., : row.eos, :]
+        eps, cosines = off_sink(pattern), output_cosines(pattern, values)
+        first, second = torch.tensor(list(combinations(range(1, row.eos), 2))).T
+        by_prompt.append(
+            {
+                "eps": ((eps[..., first] + eps[..., second]) / 2).movedim(-1, 0),
+                "unlike": 1 - cosines[..., first, second].movedim(-1, 0),
+                "prompt": torch.full_like(first, number),
+            }
+        )
+    return _joined(by_prompt)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import xarray as xr
 
+from t2i_lens.base.prompts import Prompt
 from t2i_lens.experiments.arms import Arm, Design, distinct, draw_arms
-from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.models.tokens import TokenRow
 from t2i_lens.probes.cross_attention import AttentionMaps, Keep, record
 from t2i_lens.probes.heat_maps import daam_norms, heat_maps, token_shares

@@ -19,9 +19,9 @@ import torch
 
 from t2i_lens.base.files import digest, write
 from t2i_lens.base.lazy import Cache, Lazy, canonical
+from t2i_lens.base.prompts import Prompt
 from t2i_lens.experiments.arms import Arm, Design, draw_arms
 from t2i_lens.experiments.destruction import read
-from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.experiments.rotation import slot_attention
 from t2i_lens.judging.protocols import Judge
 from t2i_lens.probes.cross_attention import record

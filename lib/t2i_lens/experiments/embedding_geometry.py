@@ -96,8 +96,8 @@ def pair_distributions(
     }
     result = {f"{name}_edges": value for name, value in edges.items()}
     sets = {"all": rows, "sample": rows[picked], "random": gaussian_rows(rows, seed)}
-    for name, some in sets.items():
-        for product, units in {"dot": some, "cosine": unit_rows(some)}.items():
+    for name, of_set in sets.items():
+        for product, units in {"dot": of_set, "cosine": unit_rows(of_set)}.items():
             fields = pairwise_histogram(units, edges[product])
             result |= {f"{name}_{product}_{field}": value for field, value in fields.items()}
     return result
@@ -153,7 +153,7 @@ def principal_plane(
 ) -> dict[str, Float[np.ndarray, "_ 2"]]:
     """Coordinates of rows and of others on the first two principal axes of the rows, mean at 0."""
     pca = PCA(n_components=2, svd_solver="full").fit(rows)
-    return {name: pca.transform(some) for name, some in {"rows": rows, **others}.items()}
+    return {name: pca.transform(points) for name, points in {"rows": rows, **others}.items()}
 
 
 def spectrum(

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
+from t2i_lens.base.prompts import Prompt
 from t2i_lens.experiments.arms import PICTURE, Arm, Design
-from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.probes.edits import Force, Swap, Value
 from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.text_attention import read_prompts, self_mass
@@ -85,8 +85,8 @@ def draw_rows(
     Shown in: notebooks/10_destruction.ipynb
     """
     word = design.arms[0].word
-    said = [prompt.text.replace("{}", word) for prompt in design.prompts]
-    reading = read_prompts(pipe, said, layers=[0])
+    with_word = [prompt.text.replace("{}", word) for prompt in design.prompts]
+    reading = read_prompts(pipe, with_word, layers=[0])
     slots = [row.positions(word) for row in reading.rows]
     if any(len(slot) != 1 for slot in slots):
         raise ValueError(f"{word!r} is several tokens, a row takes the place of one")
@@ -100,12 +100,12 @@ def draw_rows(
         for slot, pattern in zip(slots, patterns, strict=True):
             force = Force(pattern, layer=0, queries=slot if forced else ())
             edits.append([Swap(put, positions=slot), force])
-    sentences = said * len(design.arms)
-    seen = self_mass(read_prompts(pipe, sentences, layers=[0], edits=edits).patterns[:, 0]).mean(1)
-    places = [slot[0] for slot in slots] * len(design.arms)
-    own = seen[torch.arange(len(seen)), places].cpu().numpy()
+    sentences = with_word * len(design.arms)
+    patterns = read_prompts(pipe, sentences, layers=[0], edits=edits).patterns[:, 0]
+    positions = torch.tensor(slots).repeat(len(design.arms), 1)
+    at_slot = self_mass(patterns).mean(1).cpu().take_along_dim(positions, 1).numpy()
     pictures = generate(pipe, sentences, list(design.seeds), edits=edits, **sampling)
-    attention = replace(design, seeds=()).label(own)
+    attention = replace(design, seeds=()).label(at_slot)
     return xr.Dataset({"pictures": design.label(pictures, *PICTURE), "attention": attention})
 
 
@@ -128,8 +128,8 @@ def effects(means: Float[np.ndarray, " 12"]) -> dict[str, float]:
 
 def lead(means: Float[np.ndarray, " 12"]) -> float:
     """Direction's main effect minus the larger of norm's and the row's."""
-    found = effects(means)
-    return found["direction"] - max(found["norm"], found["row"])
+    main = effects(means)
+    return main["direction"] - max(main["norm"], main["row"])
 
 
 def analysis_of_variance(
@@ -155,14 +155,14 @@ def analysis_of_variance(
     table = table.assign(outcome=flat.ravel(), block=np.tile(np.arange(flat.shape[1]), len(CELLS)))
     fitted = ols("outcome ~ C(norm) * C(direction) * C(row) + C(block)", data=table).fit()
     terms = anova_lm(fitted, typ=2)
-    left = terms.loc["Residual", "sum_sq"]
+    residual = terms.loc["Residual", "sum_sq"]
     terms = terms.drop(["Residual", "C(block)"])
     return pd.DataFrame(
         {
             "df": terms["df"].astype(int).to_numpy(),
             "F": terms["F"].to_numpy(),
             "p": terms["PR(>F)"].to_numpy(),
-            "share": (terms["sum_sq"] / (terms["sum_sq"] + left)).to_numpy(),
+            "share": (terms["sum_sq"] / (terms["sum_sq"] + residual)).to_numpy(),
         },
         index=[name.replace("C(", "").replace(")", "").replace(":", " × ") for name in terms.index],
     )

@@ -110,15 +110,16 @@ def place_rows(
     encoder = pipe.text_encoder
     weights = layer_weights(encoder)
     table = text_core(encoder).embeddings.token_embedding.weight.detach()
-    places = weights.positions.double()
-    before = split_norm(weights, table[list(row.ids[:position])].double(), places[:position])
+    positions = weights.positions.double()
+    tokens = table[list(row.ids[:position])].double()
+    keys = split_norm(weights, tokens, positions[:position])
     placed = torch.from_numpy(rows).to(table.device).double()
-    placed = split_norm(weights, placed, places[position].expand_as(placed))
-    towards = [score_parts(weights, placed, before[:, [key]]) for key in range(position)]
+    placed = split_norm(weights, placed, positions[position].expand_as(placed))
+    towards = [score_parts(weights, placed, keys[:, [key]]) for key in range(position)]
     own = score_parts(weights, placed, placed)
     scores = torch.stack([parts.sum((-2, -1)) for parts in [*towards, own]], -1)
-    found = {"attention": scores.softmax(-1), "own": own, "bos": towards[0]}
-    return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+    measured = {"attention": scores.softmax(-1), "own": own, "bos": towards[0]}
+    return {name: tensor.cpu().numpy() for name, tensor in measured.items()}
 
 
 def place_attention(
@@ -140,8 +141,8 @@ def measure_rows(
     ids = torch.tensor([encode(pipe, prompt).ids[: position + 1]] * len(rows))
     edits = [[Swap(Value("row", torch.from_numpy(row)), positions=(position,))] for row in rows]
     reading = read_ids(pipe.text_encoder, ids, layers=[0], edits=edits)
-    found = {"attention": reading.patterns, "scores": reading.scores}
-    return {name: tensor[:, 0, :, position].cpu().numpy() for name, tensor in found.items()}
+    activations = {"attention": reading.patterns, "scores": reading.scores}
+    return {name: tensor[:, 0, :, position].cpu().numpy() for name, tensor in activations.items()}
 
 
 def at_norms(
@@ -192,27 +193,28 @@ def probe_positions(
     weights = layer_weights(pipe.text_encoder)
     labels = np.tile(np.arange(len(weights.positions)), tokens)
 
-    def seen(some: np.ndarray) -> np.ndarray:
-        places = weights.positions.repeat(len(some), 1)
-        each = torch.from_numpy(some).to(places).repeat_interleave(len(weights.positions), 0)
-        return split_norm(weights, each, places).sum(0).cpu().numpy()
+    def inputs(rows: np.ndarray) -> np.ndarray:
+        """What the layer reads of every row at every position, positions fastest."""
+        positions = weights.positions.repeat(len(rows), 1)
+        repeated = torch.from_numpy(rows).to(positions).repeat_interleave(len(weights.positions), 0)
+        return split_norm(weights, repeated, positions).sum(0).cpu().numpy()
 
-    def right(probe, some: np.ndarray) -> np.ndarray:
-        return (probe.predict(seen(some)) == labels).reshape(tokens, -1)
+    def right(probe, rows: np.ndarray) -> np.ndarray:
+        return (probe.predict(inputs(rows)) == labels).reshape(tokens, -1)
 
     def perceptron(truth: np.ndarray) -> MLPClassifier:
         probe = MLPClassifier(
             batch_size=512, learning_rate_init=5e-3, early_stopping=True, random_state=seed
         )
-        return probe.fit(seen(train), truth)
+        return probe.fit(inputs(train), truth)
 
     fixed, refitted = perceptron(labels), []
-    train_at, test_at = (at_norms(some, norms).swapaxes(0, 1) for some in (train, test))
-    for known, asked in zip(train_at, test_at, strict=True):
-        anew = LinearDiscriminantAnalysis().fit(seen(known), labels)
-        refitted.append(right(anew, asked))
+    train_at, test_at = (at_norms(part, norms).swapaxes(0, 1) for part in (train, test))
+    for trained, tested in zip(train_at, test_at, strict=True):
+        discriminant = LinearDiscriminantAnalysis().fit(inputs(trained), labels)
+        refitted.append(right(discriminant, tested))
     return {
-        "fixed": np.stack([right(fixed, asked) for asked in test_at]),
+        "fixed": np.stack([right(fixed, tested) for tested in test_at]),
         "refitted": np.stack(refitted),
         "shuffled": right(perceptron(rng.permutation(labels)), test),
     }

@@ -49,10 +49,10 @@ def expected_norms(
     c = {"optimizer": "adamw", "l1_penalty": 0.0, "l2_penalty": 0.0, "fixed_norm": False} | config
     rate, square = c["learning_rate"], initial**2
     expected = [initial]
-    for gradient, taken in zip(gradients[1:], np.diff(steps), strict=True):
+    for gradient, count in zip(gradients[1:], np.diff(steps), strict=True):
         size = rate * gradient if c["optimizer"] == "sgd" else rate * np.sqrt(width)
         pulled = rate if c["optimizer"] == "sgd" else rate * np.sqrt(width) / gradient
-        for _ in range(0 if c["fixed_norm"] else int(taken)):
+        for _ in range(0 if c["fixed_norm"] else int(count)):
             lost = 2 * rate * c["weight_decay"] * square
             if c["l1_penalty"] or c["l2_penalty"]:
                 l1 = c["l1_penalty"] * np.sqrt(2 * width / np.pi) * np.sqrt(square)
@@ -79,8 +79,8 @@ def laws(runs: pd.DataFrame) -> pd.DataFrame:
         steps, norms = path["step"].to_numpy(), path["norm"].to_numpy(float)
         width = len(run.vector)
         expected = expected_norms(steps, gradients, float(norms[0]), width, run.config)
-        about = {"variant": run.variant, "concept": run.concept, "step": steps}
-        frames.append(pd.DataFrame(about | {"norm": norms, "expected": expected}))
+        columns = {"variant": run.variant, "concept": run.concept, "step": steps}
+        frames.append(pd.DataFrame(columns | {"norm": norms, "expected": expected}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -96,11 +96,11 @@ def first_steps(pipe, concept: Concept, config: dict, steps: int) -> pd.DataFram
         As `embeddings.Inversion.trajectory`, its cosines to the end left out.
     """
     settings = InversionConfig(**(config | {"templates": tuple(config["templates"])}))
-    (again,) = train(pipe, [concept], replace(settings, steps=steps), progress=False)
-    return again.trajectory.drop(columns="cosine_to_final")
+    (inversion,) = train(pipe, [concept], replace(settings, steps=steps), progress=False)
+    return inversion.trajectory.drop(columns="cosine_to_final")
 
 
-def compare_trajectories(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
+def compare_trajectories(repeated: pd.DataFrame, stored: pd.DataFrame) -> dict[str, float]:
     """Differences between a repeated training and the stored one, at the steps of both.
 
     Args:
@@ -113,18 +113,18 @@ def compare_trajectories(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, f
     Raises:
         ValueError: they start apart, or differ by more than rounding can do.
     """
-    both = again.merge(kept, on=["step", "index"], suffixes=("", "_kept"))
-    ours, theirs = (np.stack(both[name]).astype(float) for name in ("vector", "vector_kept"))
+    steps = repeated.merge(stored, on=["step", "index"], suffixes=("", "_stored"))
+    rows, stored_rows = (np.stack(steps[c]).astype(float) for c in ("vector", "vector_stored"))
     # The start is copied from the table, not computed.
-    if both["step"].iloc[0] != 0 or not np.array_equal(ours[0], theirs[0]):
+    if steps["step"].iloc[0] != 0 or not np.array_equal(rows[0], stored_rows[0]):
         raise ValueError("the two trainings start apart: they are not of one model or concept")
-    gone, kept_way = ours[1:] - ours[0], theirs[1:] - theirs[0]
-    lengths = np.linalg.norm(gone, axis=1) * np.linalg.norm(kept_way, axis=1)
-    found = {
-        "norm": float((both["norm"] / both["norm_kept"] - 1).abs().max()),
-        "cosine": float(((gone * kept_way).sum(1) / lengths).min()),
+    ways, stored_ways = rows[1:] - rows[0], stored_rows[1:] - stored_rows[0]
+    lengths = np.linalg.norm(ways, axis=1) * np.linalg.norm(stored_ways, axis=1)
+    differences = {
+        "norm": float((steps["norm"] / steps["norm_stored"] - 1).abs().max()),
+        "cosine": float(((ways * stored_ways).sum(1) / lengths).min()),
     }
-    if found["norm"] > NORM_TOLERANCE or found["cosine"] < 1 - COSINE_TOLERANCE:
-        told = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-        raise ValueError(f"the training made anew differs from the one kept: {told}")
-    return found
+    if differences["norm"] > NORM_TOLERANCE or differences["cosine"] < 1 - COSINE_TOLERANCE:
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in differences.items())
+        raise ValueError(f"the training made anew differs from the one kept: {listed}")
+    return differences

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch.nn.utils.rnn import pad_sequence
@@ -62,7 +63,7 @@ def measure_keys(
 
     Shown in: notebooks/12_text_self_attention.ipynb
     """
-    found: dict[str, list] = {n: [] for n in ("measured", "sink", "predicted", "bos", "prompt")}
+    parts_of: dict[str, list] = {n: [] for n in ("measured", "sink", "predicted", "bos", "prompt")}
     layers: dict[str, None] = {}
     for number, text in enumerate(texts):
         row = encode(pipe, text)
@@ -80,8 +81,8 @@ def measure_keys(
                 "sink": sink_cosines(query, key, call.scale),
                 "predicted": key_cosines(query, key, call.scale),
             }
-            for name, each in cosines.items():
-                slots[name].append(each[..., first, second].cpu().movedim(1, 0))
+            for name, cosine in cosines.items():
+                slots[name].append(cosine[..., first, second].cpu().movedim(1, 0))
             slots["bos"].append(pattern[..., 0].mean(-1).cpu().movedim(1, 0))  # head, seed, (pair)
 
         with _watched(pipe, observe):
@@ -91,9 +92,11 @@ def measure_keys(
             stacked = pad_sequence(parts, batch_first=True, padding_value=torch.nan)
             stacked = stacked.unflatten(0, (len(steps), len(layers)))
             stacked = stacked.movedim(3, 0)  # seed, step, layer, head, (pair)
-            found[name].append(stacked if name == "bos" else stacked.movedim(-1, 1).flatten(0, 1))
-        found["prompt"].append(torch.full((len(seeds) * len(first),), number))
-    arrays = {name: torch.cat(parts).numpy() for name, parts in found.items()}
+            parts_of[name].append(
+                stacked if name == "bos" else stacked.movedim(-1, 1).flatten(0, 1)
+            )
+        parts_of["prompt"].append(torch.full((len(seeds) * len(first),), number))
+    arrays = {name: torch.cat(parts).numpy() for name, parts in parts_of.items()}
     return arrays | {"layers": np.array(list(layers))}
 
 
@@ -114,10 +117,10 @@ def measure_shares(pipe, design: Design, **sampling) -> xr.Dataset:
 
     Shown in: notebooks/15_ti_lens.ipynb
     """
-    found: dict[str, list[dict]] = {}
+    by_word: dict[str, list[dict]] = {}
     for word in dict.fromkeys(arm.word for arm in design.arms):
         sentences = [prompt.text.replace("{}", word) for prompt in design.prompts]
-        fed = [encode(pipe, sentence) for sentence in sentences for _ in design.seeds]
+        rows_fed = [encode(pipe, sentence) for sentence in sentences for _ in design.seeds]
         sums: dict[str, list] = {"": [], "predicted_": []}
 
         def observe(call, rows, step, sums=sums):
@@ -125,15 +128,15 @@ def measure_shares(pipe, design: Design, **sampling) -> xr.Dataset:
             sums["predicted_"].append(predicted_shares(*_float(call, rows), call.scale).mean(1))
 
         with _watched(pipe, observe):
-            generate(pipe, sentences, list(design.seeds), batch_size=len(fed), **sampling)
+            generate(pipe, sentences, list(design.seeds), batch_size=len(rows_fed), **sampling)
         shares = {prefix: torch.stack(parts).mean(0).cpu() for prefix, parts in sums.items()}
-        found[word] = [
+        by_word[word] = [
             _by_role(shares[""][i], row, word, "")
             | _by_role(shares["predicted_"][i], row, word, "predicted_")
-            for i, row in enumerate(fed)
+            for i, row in enumerate(rows_fed)
         ]
-    every = [line for arm in design.arms for line in found[arm.word]]
-    return xr.Dataset({name: design.label(np.array([e[name] for e in every])) for name in every[0]})
+    table = pd.DataFrame([shares for arm in design.arms for shares in by_word[arm.word]])
+    return xr.Dataset({name: design.label(column.to_numpy()) for name, column in table.items()})
 
 
 def _by_role(shares: torch.Tensor, row: TokenRow, word: str, prefix: str) -> dict[str, float]:
@@ -141,7 +144,7 @@ def _by_role(shares: torch.Tensor, row: TokenRow, word: str, prefix: str) -> dic
     groups = {
         "slot": list(slot),
         "bos": [row.bos],
-        "words": [place for place in content if place not in slot],
+        "words": [position for position in content if position not in slot],
         "padding": list(range(row.eos, len(row.ids))),
     }
-    return {prefix + role: float(shares[places].sum()) for role, places in groups.items()}
+    return {prefix + role: float(shares[group].sum()) for role, group in groups.items()}

@@ -39,13 +39,13 @@ def known_edits(sources: Sequence[str], targets: Sequence[str], seed: int) -> di
         edits in the order of `KNOWN`: the word exchanged, the target's letters reversed, and the
         word exchanged with one more thing changed.
     """
-    before, after = [], []
+    drawn, edited = [], []
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
         rng = np.random.default_rng([seed, number])
         scene, other = (sample_scene(rng, (1.0, 0.0, 0.0, 0.0)) for _ in range(2))
-        before.append(_sign(scene, source, [seed, number, 0]))
+        drawn.append(_sign(scene, source, [seed, number, 0]))
         word = _sign(scene, target, [seed, number, 0])
-        after.append(
+        edited.append(
             [
                 word,
                 _sign(scene, target[::-1], [seed, number, 0]),
@@ -55,7 +55,10 @@ def known_edits(sources: Sequence[str], targets: Sequence[str], seed: int) -> di
                 _sign(other, target, [seed, number, 1]),
             ]
         )
-    return {"source": np.stack(before)[:, None], "edited": np.stack(after, axis=1)[:, :, None]}
+    return {
+        "source": np.stack(drawn)[:, None],
+        "edited": np.stack(edited, axis=1)[:, :, None],
+    }
 
 
 def _sign(scene: Scene, word: str, seed: list[int]) -> UInt8[np.ndarray, "64 64 3"]:
@@ -74,10 +77,10 @@ def clip_cosines(
 ) -> dict[str, np.ndarray]:
     """`cosine` [method, pair, seed] of each picture with its pair's text, in the toybox's CLIP."""
     ids = pipe.tokenizer(list(texts), padding=True, return_tensors="pt").input_ids
-    said = pair.embed_text(ids)
-    seen = pair.embed_pictures(torch.from_numpy(pictures.reshape(-1, *pictures.shape[3:])))
-    seen = seen.reshape(*pictures.shape[:3], -1)
-    return {"cosine": torch.einsum("mpsd,pd->mps", seen, said).numpy()}
+    text_vectors = pair.embed_text(ids)
+    flat = torch.from_numpy(pictures.reshape(-1, *pictures.shape[3:]))
+    vectors = pair.embed_pictures(flat).reshape(*pictures.shape[:3], -1)
+    return {"cosine": torch.einsum("mpsd,pd->mps", vectors, text_vectors).numpy()}
 
 
 def judged_words(

@@ -47,14 +47,14 @@ def measure_maps(
     keep = Keep(per_step=True, per_head=True, tokens=tuple(range(longest)))
     heads, pooled, pictures = [], [], []
     for start in range(0, len(texts), prompt_batch):
-        some = texts[start : start + prompt_batch]
+        batch = texts[start : start + prompt_batch]
         with record(pipe, keep) as recorder:
-            pictures.append(generate(pipe, some, list(seeds), recorder=recorder, **sampling))
+            pictures.append(generate(pipe, batch, list(seeds), recorder=recorder, **sampling))
         maps = recorder.maps()
-        for place in range(len(some)):
-            here = table[table["prompt"] == start + place]
-            columns = [torch.tensor(here[name].to_numpy()) for name in ("key", "query")]
-            samples = slice(place * len(seeds), (place + 1) * len(seeds))
+        for number in range(len(batch)):
+            pairs = table[table["prompt"] == start + number]
+            columns = [torch.tensor(pairs[name].to_numpy()) for name in ("key", "query")]
+            samples = slice(number * len(seeds), (number + 1) * len(seeds))
             heads.append(_by_head(maps, samples, *columns))
             pooled.append(_by_resolution(maps, samples, *columns))
     heights = [int(layer.shape[4]) for layer in maps.layers.values()]
@@ -70,8 +70,8 @@ def measure_maps(
 
 
 def _by_head(maps: AttentionMaps, samples: slice, key: Tensor, query: Tensor) -> Tensor:
-    layers = [_cosine(layer[samples, 0], key, query) for layer in maps.layers.values()]
-    by_head = [each.movedim(-1, 0) for each in layers]  # head, pair, seed, step
+    cosines = (_cosine(layer[samples, 0], key, query) for layer in maps.layers.values())
+    by_head = [cosine.movedim(-1, 0) for cosine in cosines]  # head, pair, seed, step
     padded = pad_sequence(by_head, batch_first=True, padding_value=torch.nan)
     return padded.permute(2, 3, 4, 0, 1)  # pair, seed, step, layer, head
 
@@ -118,17 +118,20 @@ def judge_pairs(
     """
     reading = judge.read(pictures.reshape(-1, *pictures.shape[2:]))
     shape = pictures.shape[:2]
+
+    def present(noun: str, number: int) -> np.ndarray:
+        return judge.present(reading, noun).reshape(shape)[number].astype(int)
+
     found = np.full((len(kind), shape[1]), -1)
     right = found.copy()
     for row, (number, sort, a, b) in enumerate(zip(prompt, kind, first, second, strict=True)):
         if sort == "nouns":
-            each = [judge.present(reading, noun).reshape(shape)[number] for noun in (a, b)]
-            found[row] = each[0].astype(int) + each[1]
+            found[row] = present(a, number) + present(b, number)
         elif sort == "bound":
-            found[row] = there = judge.present(reading, b).reshape(shape)[number]
+            found[row] = present(b, number)
             if hasattr(judge, "colour"):
                 colours = np.array([str(c) for c in judge.colour(reading, b)])
-                right[row] = np.where(there, colours.reshape(shape)[number] == a, -1)
+                right[row] = np.where(found[row], colours.reshape(shape)[number] == a, -1)
     return {"found": found, "right": right}
 
 
@@ -137,10 +140,10 @@ def label_gap(values: Float[np.ndarray, " row"], labels: np.ndarray, rows: np.nd
 
     nan where one label is missing.
     """
-    some, here = values[rows], labels[rows]
-    if not (here == 1).any() or not (here == 0).any():
+    labelled, other = (values[rows][labels[rows] == label] for label in (1, 0))
+    if not len(labelled) or not len(other):
         return float("nan")
-    return float(some[here == 1].mean() - some[here == 0].mean())
+    return float(labelled.mean() - other.mean())
 
 
 def shuffled_gaps(

@@ -67,8 +67,8 @@ def layer_profile(patterns: Patterns, eos: Int[np.ndarray, " prompt"]) -> dict[s
         bos.append(bos_mass(pattern, end))
         own.append(self_mass(pattern)[..., 1:end].mean(-1))
         other.append(pattern[:, :, 1 : end + 1, 1 : end + 1].mean((0, 1, 2)).max())
-    found = {"bos": bos, "own": own, "other": other}
-    return {name: torch.stack(values).numpy() for name, values in found.items()}
+    measured = {"bos": bos, "own": own, "other": other}
+    return {name: torch.stack(values).numpy() for name, values in measured.items()}
 
 
 def self_attention_ranks(
@@ -101,9 +101,9 @@ def _cut(reading: TextReading, rows: Sequence[TokenRow]) -> dict[str, np.ndarray
     eos = np.array([row.eos for row in rows])
     length = int(eos.max()) + 1
     pieces = [
-        [piece.removesuffix("</w>") if place <= row.eos else "" for place, piece in fed]
+        [piece.removesuffix("</w>") for piece in row.pieces[: row.eos + 1]]
+        + [""] * (length - row.eos - 1)
         for row in rows
-        for fed in [list(enumerate(row.pieces[:length]))]
     ]
     patterns = reading.patterns[..., :length, :length].float().cpu().numpy()
     return {"patterns": patterns, "eos": eos, "pieces": np.array(pieces)}

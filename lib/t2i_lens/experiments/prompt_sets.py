@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from t2i_lens.base.paths import DATA
+from t2i_lens.base.prompts import Prompt
 from t2i_lens.models.profiles import get
 from t2i_lens.models.tokens import TokenRow
 
@@ -24,14 +25,6 @@ RELATED_PAIRS = 8  # pairs of nouns per relation, each said in both orders
 SEED = 42
 
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A sentence with a slot `{}` for its subject, and the nouns that it names as context."""
-
-    text: str
-    context: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -276,7 +269,7 @@ def pair_positions(row: TokenRow, pair: Pair) -> tuple[tuple[int, ...], tuple[in
         ValueError: a word is missing, or stands there twice so that the pair is ambiguous.
     """
     for word in pair:
-        if sum(found.text == word for found in row.words) > 1:
+        if sum(of_row.text == word for of_row in row.words) > 1:
             raise ValueError(f"'{word}' stands more than once in {row.prompt!r}")
     return row.positions(pair[0]), row.positions(pair[1])
 

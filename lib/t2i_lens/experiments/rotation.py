@@ -36,7 +36,7 @@ def turned(
     scale = Scale(float(factor), positions=())
     edits = [(scale, Slerp(goal, t, positions=())) for t in ts]
     names = [f"{path} t={t:g}" for t in ts]
-    return [replace(arm, name=n, edits=some) for n, some in zip(names, edits, strict=True)]
+    return [replace(arm, name=n, edits=of_arm) for n, of_arm in zip(names, edits, strict=True)]
 
 
 def same_angle(
@@ -73,14 +73,14 @@ def slot_attention(pipe, design: Design) -> xr.DataArray:
     """
     sentences, edits = placed(pipe, design.arms, design.prompts)
     words = [arm.word for arm in design.arms for _ in design.prompts]
-    found = []
+    at_slots = []
     for start in range(0, len(sentences), BATCH):
         batch = slice(start, start + BATCH)
         reading = read_prompts(pipe, sentences[batch], layers=[0], edits=edits[batch])
         selves = self_mass(reading.patterns[:, 0]).mean(1)  # sentence, token
-        for own, row, word in zip(selves, reading.rows, words[batch], strict=True):
-            found.append(own[list(row.positions(word))].mean().item())
-    return replace(design, seeds=()).label(np.array(found), name="attention")
+        for of_tokens, row, word in zip(selves, reading.rows, words[batch], strict=True):
+            at_slots.append(of_tokens[list(row.positions(word))].mean().item())
+    return replace(design, seeds=()).label(np.array(at_slots), name="attention")
 
 
 def attention_at_half(
@@ -98,9 +98,9 @@ def attention_at_half(
     below = np.flatnonzero(presence <= presence[0] / 2)
     if not len(below):
         return float(attention[-1])
-    after = below[0]
-    if after == 0:
+    end = below[0]
+    if end == 0:
         return float(attention[0])
-    before = after - 1
-    share = (presence[before] - presence[0] / 2) / (presence[before] - presence[after])
-    return float(attention[before] + share * (attention[after] - attention[before]))
+    start = end - 1
+    share = (presence[start] - presence[0] / 2) / (presence[start] - presence[end])
+    return float(attention[start] + share * (attention[end] - attention[start]))

@@ -112,13 +112,14 @@ def score(
         levels squared; `masked` leaves out the text regions of both pictures.
     """
     shape = edited.shape[:3]
-    before = read_texts(source.reshape(-1, *source.shape[2:]))
-    after = read_texts(edited.reshape(-1, *edited.shape[3:]))
+    source_readings = read_texts(source.reshape(-1, *source.shape[2:]))
+    edited_readings = read_texts(edited.reshape(-1, *edited.shape[3:]))
     rows = []
-    for place, (method, pair, seed) in enumerate(np.ndindex(*shape)):
+    for number, (method, pair, seed) in enumerate(np.ndindex(*shape)):
         a, b, target = source[pair, seed], edited[method, pair, seed], targets[pair]
-        text = " ".join(after[place].lines)
-        background = ~(before[pair * shape[2] + seed].region | after[place].region)
+        text = " ".join(edited_readings[number].lines)
+        source_region = source_readings[pair * shape[2] + seed].region
+        background = ~(source_region | edited_readings[number].region)
         wrapped, true = sign_metrics.wrapped_error(a, b), sign_metrics.true_error(a, b)
         precision, recall = sign_metrics.precision_recall(text, target)
         rows.append(
@@ -179,8 +180,8 @@ def errors(
     """True and wrapped mean squared error of each pair of pictures."""
     flat = (pictures.reshape(-1, *pictures.shape[-3:]) for pictures in (first, second))
     pairs = list(zip(*flat, strict=True))
-    both = (sign_metrics.true_error, sign_metrics.wrapped_error)
-    true, wrapped = (np.array([error(a, b) for a, b in pairs]) for error in both)
+    measures = (sign_metrics.true_error, sign_metrics.wrapped_error)
+    true, wrapped = (np.array([error(a, b) for a, b in pairs]) for error in measures)
     return true, wrapped
 
 
@@ -209,9 +210,9 @@ def chance_f1(
     rng, published, correct = np.random.default_rng(seed), [], []
     for length in lengths:
         drawn = [rng.choice(words, 2 * length, replace=False) for _ in range(draws)]
-        found = [" ".join(row[:length]) for row in drawn]
+        texts = [" ".join(row[:length]) for row in drawn]
         wanted = [" ".join(row[length:]) for row in drawn]
-        published.append(sign_metrics.published_f1(found, wanted))
-        pairs = zip(found, wanted, strict=True)
+        published.append(sign_metrics.published_f1(texts, wanted))
+        pairs = zip(texts, wanted, strict=True)
         correct.append(np.mean([sign_metrics.word_f1(a, b) for a, b in pairs]))
     return {"character": np.array(published), "word": np.array(correct)}

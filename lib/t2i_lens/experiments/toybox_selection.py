@@ -13,15 +13,15 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-import yaml
 
-from t2i_lens.base.paths import BUILD, DATA
+from t2i_lens.base.paths import BUILD
+from t2i_lens.experiments.prompt_sets import load_prompts
 from t2i_lens.inversion.embeddings import attach, load_concepts
 from t2i_lens.inversion.training import train
 from t2i_lens.inversion.training_plan import recipe
 from t2i_lens.toybox import judge
-from t2i_lens.toybox.quality import drawn_shares
-from t2i_lens.toybox.takeover import Sentence, measure
+from t2i_lens.toybox.quality.drawing import drawn_shares
+from t2i_lens.toybox.takeover import measure
 from t2i_lens.toybox.training import export
 from t2i_lens.toybox.training.train import PRESETS, best_device, tokenizer_of
 
@@ -38,12 +38,6 @@ only these numbers; everything else is measured on held-out concepts after the c
 judge does not find, the mean over concepts.
 
 """
-
-
-def sentences() -> list[Sentence]:
-    """The sentences of the selection."""
-    sets = yaml.safe_load((DATA / "prompts" / "prompts.yaml").read_text())
-    return [Sentence(entry["text"], tuple(entry["context"])) for entry in sets[SENTENCES]]
 
 
 def main(
@@ -65,13 +59,13 @@ def main(
     row |= {"inversion rate": rate, "inversion batch": batch}
     row |= {kind: round(value, 3) for kind, value in drawn_shares(pipe, reader).items()}
     learned = train(pipe, concepts, config)
-    per_concept, said = [], sentences()
+    per_concept, prompts = [], load_prompts(SENTENCES)
     for inversion in learned:
         concept = inversion.concept
         attach(pipe, inversion)
         token, plain = (
             measure(
-                pipe, reader, word, concept.name, said, SEEDS, num_inference_steps=SAMPLING_STEPS
+                pipe, reader, word, concept.name, prompts, SEEDS, num_inference_steps=SAMPLING_STEPS
             )
             for word in (concept.placeholder_token, concept.superclass)
         )
@@ -96,7 +90,7 @@ def main(
     means = table.drop(columns="concept").mean()
     row |= {key: round(float(value), 3) for key, value in means.items()}
     rows = json.loads(FILE.read_text()) if FILE.exists() else []
-    rows = [old for old in rows if old["variant"] != name] + [row]
+    rows = [other for other in rows if other["variant"] != name] + [row]
     FILE.write_text(json.dumps(rows, indent=1) + "\n")
     write_page(rows, [concept.name for concept in concepts])
 

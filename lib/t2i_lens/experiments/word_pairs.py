@@ -28,11 +28,11 @@ def word_pairs(pipe, prompts: Sequence[dict]) -> pd.DataFrame:
     """
     rows = []
     for number, prompt in enumerate(prompts):
-        fed = encode(pipe, prompt["text"])
+        row = encode(pipe, prompt["text"])
         attributes = {first for first, _ in prompt["bound"]}
         for group in ("bound", "unbound"):
             for pair in prompt[group]:
-                places = sorted(each[-1] for each in pair_positions(fed, tuple(pair)))
+                places = sorted(of_word[-1] for of_word in pair_positions(row, tuple(pair)))
                 kind = "bound" if group == "bound" else _unbound_kind(pair, attributes)
                 rows.append((number, kind, *pair, *places))
     columns = ["prompt", "kind", "first", "second", "key", "query"]
@@ -88,5 +88,5 @@ def with_word(prompt: PairedPrompt, noun: str, word: str) -> PairedPrompt:
     def put(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
         return tuple((word if a == noun else a, word if b == noun else b) for a, b in pairs)
 
-    text = " ".join(word if each == noun else each for each in words)
+    text = " ".join(word if each_word == noun else each_word for each_word in words)
     return PairedPrompt(text, put(prompt.bound), put(prompt.unbound), prompt.relation)

@@ -80,13 +80,13 @@ def curves(
     figure, grid, axes = panels_of(
         len(panels), columns, height, sharey="row" if ylabel else False, width_ratios=widths
     )
-    for axis, (title, some) in zip(axes, panels.items(), strict=True):
+    for axis, (title, of_panel) in zip(axes, panels.items(), strict=True):
         scales = ("log" if name in log else "linear" for name in "xy")
         axis.set(title=title, **dict(zip(("xscale", "yscale"), scales, strict=True)))
-        for label, curve in some.items():
+        for label, curve in of_panel.items():
             _draw(axis, label, curve)
-        for label, (at, role) in (marks or {}).items():
-            axis.axvline(at, color=colour(role), linestyle="--", linewidth=0.8, label=label)
+        for label, (value, role) in (marks or {}).items():
+            axis.axvline(value, color=colour(role), linestyle="--", linewidth=0.8, label=label)
         if limits:
             axis.set_ylim(*limits)
         for name in log:

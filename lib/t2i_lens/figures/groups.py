@@ -30,16 +30,16 @@ def grouped_dots(
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 2.6))
     width = 0.8 / len(groups)
-    few = len(groups) * len(categories) <= WRITTEN
+    written = len(groups) * len(categories) <= WRITTEN
     for number, (label, (values, role)) in enumerate(groups.items()):
-        at = np.arange(len(categories)) + (number - (len(groups) - 1) / 2) * width
+        centres = np.arange(len(categories)) + (number - (len(groups) - 1) / 2) * width
         means = values.mean(0)
-        axis.bar(at, means, 0.9 * width, color=ROLES[role], alpha=0.6, label=label)
+        axis.bar(centres, means, 0.9 * width, color=ROLES[role], alpha=0.6, label=label)
         beside = np.linspace(-0.3, 0.3, len(values))[:, None] * width
-        axis.plot(at + beside, values, "o", color="black", markersize=2)
-        for x, mean in zip(at, means, strict=True) if few else ():
+        axis.plot(centres + beside, values, "o", color="black", markersize=2)
+        for x, mean in zip(centres, means, strict=True) if written else ():
             axis.text(x, 1.05, f"{mean:.3f}", ha="center", fontsize=SMALL)
-    axis.set(ylim=(0, 1.15 if few else 1), xlabel=xlabel, ylabel=ylabel)
+    axis.set(ylim=(0, 1.15 if written else 1), xlabel=xlabel, ylabel=ylabel)
     axis.set_xticks(range(len(categories)), categories)
     legend(figure)
     return figure

@@ -22,8 +22,8 @@ class Grid(NamedTuple):
 def looked_back(pattern: Float[np.ndarray, "query key"], words: Sequence[str]) -> Grid:
     """A causal attention map up to its last word: each query by name, each key by its place."""
     count = len(words)
-    seen = np.where(np.tri(count) > 0, pattern[:count, :count], np.nan)
-    return Grid(seen, [f"{word} {place}" for place, word in enumerate(words)], range(count))
+    causal = np.where(np.tri(count) > 0, pattern[:count, :count], np.nan)
+    return Grid(causal, [f"{word} {position}" for position, word in enumerate(words)], range(count))
 
 
 @styled
@@ -57,7 +57,7 @@ def heat_maps(
     low, high = limits
     scale = {"vmin": low, "vmax": high, "cmap": "Blues" if centre is None else "RdBu_r"}
     middle = (low + high) / 2 if centre is None else centre
-    named: Sequence[str] = ()
+    rows_before: Sequence[str] = ()
     for number, (axis, (title, grid)) in enumerate(zip(axes, panels.items(), strict=True)):
         image = axis.imshow(grid.values, aspect="auto" if form else "equal", **scale)
         for (row, column), value in np.ndenumerate(grid.values) if form else ():
@@ -70,9 +70,9 @@ def heat_maps(
             frame = {"fill": False, "edgecolor": ROLES["placeholder"], "lw": 1.5}
             axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
             axis.text(column + 0.7, row, f"{grid.values[marked]:.3f}", fontsize=SMALL, va="center")
-        repeated = number % columns and list(grid.rows) == list(named)
-        named = grid.rows
-        axis.set_yticks(range(len(grid.rows)), [""] * len(named) if repeated else grid.rows)
+        repeated = number % columns and list(grid.rows) == list(rows_before)
+        rows_before = grid.rows
+        axis.set_yticks(range(len(grid.rows)), [""] * len(rows_before) if repeated else grid.rows)
         axis.set_xticks(range(len(grid.columns)), grid.columns)
         axis.set_title(title)
         axis.tick_params(length=0, labelsize=SMALL)

@@ -79,13 +79,13 @@ def density_panels(
     for axis, (quantity, histograms) in zip(axes, panels.items(), strict=True):
         width = np.diff(edges[quantity])
         even = np.allclose(width, width[0])
-        for place, (label, (counts, role)) in enumerate(histograms.items()):
+        for number, (label, (counts, role)) in enumerate(histograms.items()):
             axis.stairs(
                 counts / counts.sum() / width,
                 edges[quantity],
                 color=ROLES[role],
-                fill=place == 0,
-                alpha=0.5 if place == 0 else 1,
+                fill=number == 0,
+                alpha=0.5 if number == 0 else 1,
                 linewidth=1.2,
                 label=f"{label} (n={int(counts.sum()):,})",
             )

@@ -58,10 +58,10 @@ def forest(
     for name in [name for name in roles if name in used]:
         axes[0].plot([], [], "o-", color=colour(roles[name]), label=name)
     for axis, (title, rows) in zip(axes, panels.items(), strict=True):
-        here = [name for name in roles if any(name in row for row in rows.values())]
+        drawn = [name for name in roles if any(name in row for row in rows.values())]
         for subject, row in rows.items():
             for name, shown in row.items():
-                offset = (here.index(name) - (len(here) - 1) / 2) * min(0.22, 0.7 / len(here))
+                offset = (drawn.index(name) - (len(drawn) - 1) / 2) * min(0.22, 0.7 / len(drawn))
                 whisker(axis, shown, subjects.index(subject) + offset, roles[name])
         for label, mark in (marks or {}).get(title, {}).items():
             value = mark.value if isinstance(mark, Estimate) else mark
@@ -112,13 +112,17 @@ def layer_responses(panels: Mapping[str, Response], layers: Sequence[str], quant
         layers: Names, in the order in which they run, the first on top.
         quantity: Label of the horizontal axis.
     """
-    one, none, every = "this layer alone", "no layer", "all layers"
+    alone_name, none_name, all_name = "this layer alone", "no layer", "all layers"
     rows = {
-        title: {layer: {one: estimate} for layer, estimate in zip(layers, alone, strict=True)}
+        title: {
+            layer: {alone_name: estimate} for layer, estimate in zip(layers, alone, strict=True)
+        }
         for title, (alone, _, _) in panels.items()
     }
-    marks = {title: {none: some[1], every: some[2]} for title, some in panels.items()}
-    roles = {one: "content", none: "bos", every: "law"}
+    marks = {
+        title: {none_name: response[1], all_name: response[2]} for title, response in panels.items()
+    }
+    roles = {alone_name: "content", none_name: "bos", all_name: "law"}
     return forest(rows, roles, quantity=f"{quantity} (95 % intervals)", marks=marks)
 
 
@@ -139,7 +143,7 @@ def _count(panels: Mapping[str, Rows], subject: str) -> str:
     counts = []
     for rows in panels.values():
         shown = rows.get(subject, {}).values()
-        counts += [each.n for each in shown if isinstance(each, Estimate)]
-        values = [len(each) for each in shown if isinstance(each, np.ndarray)]
+        counts += [item.n for item in shown if isinstance(item, Estimate)]
+        values = [len(item) for item in shown if isinstance(item, np.ndarray)]
         counts += [sum(values)] if values else []
     return f" (n={min(counts)})" if counts else ""

@@ -90,15 +90,15 @@ def panels_of(
 
 def legend(figure: Figure) -> None:
     """One legend above all panels, with every label once, in as many columns as fit."""
-    seen: dict = {}
+    entries: dict = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         for label, handle in zip(labels, handles, strict=True):
-            seen.setdefault(label, handle)
-    if seen:
-        longest = max(len(label) for label in seen)
-        columns = max(1, min(len(seen), int(110 / (longest + 8))))
-        figure.legend(seen.values(), seen.keys(), loc="outside upper left", ncols=columns)
+            entries.setdefault(label, handle)
+    if entries:
+        longest = max(len(label) for label in entries)
+        columns = max(1, min(len(entries), int(110 / (longest + 8))))
+        figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=columns)
 
 
 def log_axis(part: Axis) -> None:

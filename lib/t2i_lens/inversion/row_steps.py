@@ -18,8 +18,8 @@ Rows = Sequence[Float[Tensor, "vector d_model"]]
 def optimizer_for(rows: Rows, configs: Sequence[InversionConfig]) -> torch.optim.Optimizer:
     """The optimiser that all runs of a batch share, each with its own rate and decay."""
     groups = [
-        {"params": [each], "lr": c.learning_rate, "weight_decay": c.weight_decay}
-        for each, c in zip(rows, configs, strict=True)
+        {"params": [row], "lr": c.learning_rate, "weight_decay": c.weight_decay}
+        for row, c in zip(rows, configs, strict=True)
     ]
     if configs[0].optimizer == "sgd":
         return torch.optim.SGD(groups)

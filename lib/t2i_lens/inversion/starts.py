@@ -7,17 +7,17 @@ Sources: Gal et al. 2022 (class word); Cross Initialization, Pang et al., arXiv 
 text encoder's output, and the mean of several names).
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from diffusers import StableDiffusionPipeline
 
+from t2i_lens.base.files import seed_of
 from t2i_lens.base.shapes import EmbeddingRows
 from t2i_lens.inversion.embedding_table import Vocabulary
 from t2i_lens.inversion.embeddings import Concept
-from t2i_lens.inversion.training import initializer_rows
+from t2i_lens.inversion.training import initializer_rows, word_row
 from t2i_lens.models.tokens import encode
 
 Initialisation = Literal[
@@ -51,29 +51,21 @@ def initial_rows(
     if initialisation == "class_word":
         return initializer_rows(pipe, concept, 1)
     if initialisation == "mean_of_names":
-        others = [name for name in names if name != concept.initializer_token]
-        if not others:
+        other_names = [name for name in names if name != concept.initializer_token]
+        if not other_names:
             raise ValueError("mean_of_names needs names other than the initializer")
-        return torch.stack([_row(pipe, name) for name in others]).mean(0, keepdim=True)
+        return torch.stack([word_row(pipe, name) for name in other_names]).mean(0, keepdim=True)
     if initialisation == "encoder_output":
-        _row(pipe, concept.initializer_token)  # refuses a word of several tokens
+        word_row(pipe, concept.initializer_token)  # refuses a word of several tokens
         prompt = encode(pipe, concept.initializer_token)
         ids = torch.tensor([prompt.ids], device=pipe.text_encoder.device)
         with torch.no_grad():
             states = pipe.text_encoder(ids).last_hidden_state
-        (place,) = prompt.positions(concept.initializer_token)
-        return states[0, place : place + 1].float()
-    digest = hashlib.sha256(f"{seed}:{concept.name}:{initialisation}".encode()).digest()[:8]
-    generator = torch.Generator().manual_seed(int.from_bytes(digest))
+        (position,) = prompt.positions(concept.initializer_token)
+        return states[0, position : position + 1].float()
+    generator = torch.Generator().manual_seed(seed_of(f"{seed}:{concept.name}:{initialisation}"))
     if initialisation == "random_row":
         number = int(torch.randint(len(vocabulary.trained), (1,), generator=generator))
         return torch.from_numpy(vocabulary.trained[number : number + 1])
     direction = torch.randn(1, vocabulary.trained.shape[1], generator=generator)
     return direction / direction.norm() * vocabulary.mean_norm
-
-
-def _row(pipe: StableDiffusionPipeline, word: str) -> torch.Tensor:
-    ids = pipe.tokenizer(word, add_special_tokens=False).input_ids
-    if len(ids) != 1:
-        raise ValueError(f"{word!r} is {len(ids)} tokens, choose a word that is one")
-    return pipe.text_encoder.get_input_embeddings().weight[ids[0]].detach().float()

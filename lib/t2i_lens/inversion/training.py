@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 
 import pandas as pd
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -65,22 +67,22 @@ def train(
     require(pipe, StableDiffusionPipeline, "tokens are trained with Stable Diffusion 1 and 2")
     configs = [config] * len(concepts) if isinstance(config, InversionConfig) else list(config)
     runs = list(zip(concepts, configs, strict=True))
-    distinct = {(c.name, c.captions, each) for c, each in runs}
+    distinct = {(concept.name, concept.captions, settings) for concept, settings in runs}
     if not runs or (initial is None and len(distinct) < len(runs)):
         raise ValueError("train needs at least one concept, and each only once")
-    if len({batch_key(each) for each in configs}) > 1:
+    if len({batch_key(settings) for settings in configs}) > 1:
         raise ValueError(f"runs of one batch must agree in {', '.join(BATCH_FIELDS)}")
     shared = configs[0]
     device, scheduler = pipe.unet.device, DDPMScheduler.from_config(pipe.scheduler.config)
     if initial is None:
         initial = [initializer_rows(pipe, c, shared.num_vectors) for c in concepts]
     initial = torch.stack([rows.detach().float() for rows in initial]).to(device)
-    rows = [torch.nn.Parameter(each.clone()) for each in initial]
+    rows = [torch.nn.Parameter(row.clone()) for row in initial]
     optimizer = row_steps.optimizer_for(rows, configs)
-    said = [sentences(*run) for run in runs]
-    every = list(dict.fromkeys(sentence for each in said for sentence in each))
-    templates = template_rows(pipe, every, shared.num_vectors)
-    numbers = [torch.tensor([every.index(sentence) for sentence in each]) for each in said]
+    texts = [sentences(*run) for run in runs]
+    unique = list(dict.fromkeys(chain(*texts)))
+    templates = template_rows(pipe, unique, shared.num_vectors)
+    numbers = [torch.tensor([unique.index(text) for text in of_run]) for of_run in texts]
     none = torch.full((len(runs),), torch.nan)
     records, losses = [(0, initial.cpu(), none, none[:, None].expand(initial.shape[:2]))], []
     squares = []
@@ -88,20 +90,20 @@ def train(
         draws = [Draws(pipe, *run, scheduler.config.num_train_timesteps) for run in runs]
         for step in bar:
             drawn = [
-                (*rest, number[chosen])
-                for (*rest, chosen), number in zip(map(next, draws), numbers, strict=True)
+                (*draw_parts, number[chosen])
+                for (*draw_parts, chosen), number in zip(map(next, draws), numbers, strict=True)
             ]
             batch = tuple(torch.cat(part).to(device) for part in zip(*drawn, strict=True))
             loss = _losses(pipe, scheduler, shared, torch.stack(rows), templates, batch)
             optimizer.zero_grad()
             # A sum: each row's gradient is what it would be alone.
             (loss + row_steps.penalties(torch.stack(rows), configs)).sum().backward()
-            squares.append(torch.stack([each.grad.square().sum(-1) for each in rows]))
+            squares.append(torch.stack([row.grad.square().sum(-1) for row in rows]))
             row_steps.take(optimizer, rows, initial, configs)
             losses.append(loss.detach())
             if (step + 1) % shared.record_every == 0 or step + 1 == shared.steps:
                 mean = torch.stack(losses).mean(0).cpu()
-                now = torch.stack([each.detach().cpu() for each in rows])
+                now = torch.stack([row.detach().cpu() for row in rows])
                 gradient = torch.stack(squares).mean(0).sqrt().cpu()
                 records.append((step + 1, now, mean, gradient))
                 bar.set_postfix(loss=f"{mean.mean():.3f}", norm=f"{now.norm(dim=-1).mean():.2f}")
@@ -128,12 +130,19 @@ def initializer_rows(
     Raises:
         ValueError: the initializer is several tokens.
     """
-    token = pipe.tokenizer(concept.initializer_token, add_special_tokens=False).input_ids
-    if len(token) != 1:
-        word = concept.initializer_token
-        raise ValueError(f"initializer {word!r} is {len(token)} tokens, choose a word that is one")
-    row = pipe.text_encoder.get_input_embeddings().weight[token[0]].detach().float()
-    return row.expand(num_vectors, -1)
+    return word_row(pipe, concept.initializer_token).expand(num_vectors, -1)
+
+
+def word_row(pipe: StableDiffusionPipeline, word: str) -> Float[Tensor, " d_model"]:
+    """The embedding of an initializer's token.
+
+    Raises:
+        ValueError: the word is several tokens.
+    """
+    ids = pipe.tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise ValueError(f"initializer {word!r} is {len(ids)} tokens, choose a word that is one")
+    return pipe.text_encoder.get_input_embeddings().weight[ids[0]].detach().float()
 
 
 def batch_key(config: InversionConfig) -> tuple:
@@ -240,22 +249,22 @@ def _frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[
 
 
 def _inversion(
-    concept: Concept, config: InversionConfig, place: int, records: list, fingerprint: str | None
+    concept: Concept, config: InversionConfig, number: int, records: list, fingerprint: str | None
 ) -> Inversion:
-    final, initial = records[-1][1][place], records[0][1][place]
+    final, initial = records[-1][1][number], records[0][1][number]
     rows = [
         {
             "step": step,
             "index": index,
             "vector": vector.numpy(),
             "norm": float(vector.norm()),
-            "loss": float(loss[place]),
-            "gradient": float(gradient[place, index]),
+            "loss": float(loss[number]),
+            "gradient": float(gradient[number, index]),
             "cosine_to_initial": float(functional.cosine_similarity(vector, initial[index], 0)),
             "cosine_to_final": float(functional.cosine_similarity(vector, final[index], 0)),
         }
         for step, vectors, loss, gradient in records
-        for index, vector in enumerate(vectors[place])
+        for index, vector in enumerate(vectors[number])
     ]
     libraries = ("torch", "diffusers", "transformers", "numpy")
     provenance = description(concept, config, fingerprint)

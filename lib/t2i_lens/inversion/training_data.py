@@ -1,6 +1,5 @@
 """Training data of textual inversion: configuration, templates and random draws."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from t2i_lens.base.files import seed_of
 from t2i_lens.inversion.embeddings import Concept
 
 IMAGENET_TEMPLATES_SMALL = (
@@ -107,12 +107,14 @@ class Draws(Iterator):
     def __init__(
         self, pipe: StableDiffusionPipeline, concept: Concept, config: InversionConfig, times: int
     ):
-        seed = hashlib.sha256(f"{config.seed}:{concept.name}".encode()).digest()[:8]
-        self.generator = torch.Generator().manual_seed(int.from_bytes(seed))
+        seed = seed_of(f"{config.seed}:{concept.name}")
+        self.generator = torch.Generator().manual_seed(seed)
         self.config, self.times = config, times
         captions = concept.captions or (None,) * len(concept.images)
         number = iter(range(len(config.templates), len(sentences(concept, config))))
-        self.sentence = torch.tensor([-1 if said is None else next(number) for said in captions])
+        self.sentence = torch.tensor(
+            [-1 if caption is None else next(number) for caption in captions]
+        )
         self.mean, self.std = encoded_pictures(pipe, concept)
         self.epoch = torch.empty(0, dtype=torch.long)
 
@@ -132,8 +134,8 @@ class Draws(Iterator):
         timesteps = torch.randint(self.times, (count,), generator=generator)
         # A captioned picture does not use its draw, so the stream is the same with and without.
         drawn = torch.randint(max(1, len(self.config.templates)), (count,), generator=generator)
-        own = self.sentence[chosen]
-        return latents, noise, timesteps, torch.where(own < 0, drawn, own)
+        caption_numbers = self.sentence[chosen]
+        return latents, noise, timesteps, torch.where(caption_numbers < 0, drawn, caption_numbers)
 
 
 def sentences(concept: Concept, config: InversionConfig) -> tuple[str, ...]:
@@ -150,7 +152,7 @@ def sentences(concept: Concept, config: InversionConfig) -> tuple[str, ...]:
         )
     if None in captions and not config.templates:
         raise ValueError(f"{concept.name!r} has pictures without a caption: give templates too")
-    return (*config.templates, *(said for said in captions if said is not None))
+    return (*config.templates, *(caption for caption in captions if caption is not None))
 
 
 @torch.no_grad()
@@ -191,14 +193,14 @@ def template_rows(
     tokenizer, ids, starts = pipe.tokenizer, [], []
     length = tokenizer.model_max_length
     for template in templates:
-        before, after = (
+        prefix, suffix = (
             tokenizer(side, add_special_tokens=False).input_ids for side in template.split("{}")
         )
         held = [tokenizer.eos_token_id] * num_vectors  # replaced before it is read
-        row = [tokenizer.bos_token_id, *before, *held, *after, tokenizer.eos_token_id]
+        row = [tokenizer.bos_token_id, *prefix, *held, *suffix, tokenizer.eos_token_id]
         if len(row) > length:
             raise ValueError(f"{template!r} with {num_vectors} vectors exceeds {length} ids")
         ids.append(row + [tokenizer.pad_token_id] * (length - len(row)))
-        starts.append(1 + len(before))
+        starts.append(1 + len(prefix))
     device = pipe.text_encoder.device
     return torch.tensor(ids, device=device), torch.tensor(starts, device=device)

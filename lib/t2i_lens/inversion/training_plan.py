@@ -4,7 +4,6 @@ A variant trains some concepts in one way. The chapters show the standard varian
 variant differs from it in one setting, so that the two can be compared.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 from diffusers import StableDiffusionPipeline
 
+from t2i_lens.base.files import seed_of
 from t2i_lens.base.shapes import EmbeddingRows, Images
 from t2i_lens.inversion.embedding_table import Vocabulary, variants_folder
 from t2i_lens.inversion.embeddings import Concept, identity, load, save
@@ -111,12 +111,12 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
 
     The other ways keep the standard seed, so they see the same noise and timesteps.
     """
-    everything = tuple(c.name for c in concepts)
+    all_names = tuple(c.name for c in concepts)
     hero = tuple(c.name for c in concepts if c.hero)
     variants = [
         Variant(
             STANDARD if seed == standard.seed else f"seed_{seed}",
-            everything,
+            all_names,
             replace(standard, seed=seed),
         )
         for seed in SEEDS
@@ -124,15 +124,15 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
     if not hero:
         return variants
     held_out = [c for c in concepts if c.kind == "object" and not (c.hero or c.development)]
-    few = (*hero, *(c.name for c in held_out))[:FEW]
-    one = replace(standard, templates=standard.templates[:1])
+    several = (*hero, *(c.name for c in held_out))[:FEW]
+    one_template = replace(standard, templates=standard.templates[:1])
     # A run without a template must not be told to have 27.
-    none = replace(standard, templates=())
+    no_template = replace(standard, templates=())
     return [
         *variants,
-        Variant("one_template", hero, one),
+        Variant("one_template", hero, one_template),
         Variant("contexts_mixed", hero, standard, contexts="mixed"),
-        Variant("contexts_only", hero, none, contexts="only"),
+        Variant("contexts_only", hero, no_template, contexts="only"),
         *(
             Variant(f"rate_{rate:g}", hero, replace(standard, learning_rate=rate))
             for rate in LEARNING_RATES
@@ -148,11 +148,11 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
             for decay in WEIGHT_DECAYS
             if decay != standard.weight_decay
         ),
-        Variant("noise", few, standard, pictures="noise"),
-        Variant("l1", few, replace(standard, l1_penalty=L1_PENALTY)),
-        Variant("l2", few, replace(standard, l2_penalty=L2_PENALTY)),
-        Variant("direction", few, replace(standard, fixed_norm=True)),
-        Variant("sgd", few, replace(standard, optimizer="sgd", learning_rate=SGD_RATE,
+        Variant("noise", several, standard, pictures="noise"),
+        Variant("l1", several, replace(standard, l1_penalty=L1_PENALTY)),
+        Variant("l2", several, replace(standard, l2_penalty=L2_PENALTY)),
+        Variant("direction", several, replace(standard, fixed_norm=True)),
+        Variant("sgd", several, replace(standard, optimizer="sgd", learning_rate=SGD_RATE,
                                     weight_decay=0.0)),
     ]  # fmt: skip
 
@@ -177,30 +177,29 @@ def runs(
     Raises:
         ValueError: a variant names a concept that is not there.
     """
-    named = {c.name: c for c in concepts}
-    found = []
+    by_name = {c.name: c for c in concepts}
+    planned = []
     for variant in variants:
         target = folder
         if variant.name != STANDARD:
             target = variants_folder(folder) / variant.name
         for name in variant.concepts:
-            if name not in named:
-                raise ValueError(f"no concept {name}; there are: {', '.join(named)}")
-            concept, config = named[name], variant.config
+            if name not in by_name:
+                raise ValueError(f"no concept {name}; there are: {', '.join(by_name)}")
+            concept, config = by_name[name], variant.config
             if concept.kind != "object":
                 config = replace(config, templates=STYLE_TEMPLATES)
             if variant.contexts != "none":
                 concept = in_contexts(concept, *contexts(name), mixed=variant.contexts == "mixed")
             if variant.pictures == "noise":
                 concept = replace(concept, images=noise_pictures(concept))
-            found.append(TrainingRun(variant, concept, config, target))
-    return found
+            planned.append(TrainingRun(variant, concept, config, target))
+    return planned
 
 
 def noise_pictures(concept: Concept) -> Images:
     """As many pictures as the concept has, of its size, with every byte drawn at random."""
-    seed = int.from_bytes(hashlib.sha256(concept.name.encode()).digest()[:8])
-    drawn = np.random.default_rng(seed).integers(0, 256, concept.images.shape)
+    drawn = np.random.default_rng(seed_of(concept.name)).integers(0, 256, concept.images.shape)
     return drawn.astype(np.uint8)
 
 
@@ -212,9 +211,9 @@ def in_contexts(
         return replace(concept, images=images, captions=captions)
     # Each picture is shown equally often, so its own are repeated.
     repeated = np.resize(concept.images, (len(images), *concept.images.shape[1:]))
-    own: tuple[None, ...] = (None,) * len(images)
-    both = np.concatenate([repeated, images])
-    return replace(concept, images=both, captions=(*own, *captions))
+    no_captions: tuple[None, ...] = (None,) * len(images)
+    together = np.concatenate([repeated, images])
+    return replace(concept, images=together, captions=(*no_captions, *captions))
 
 
 def pending(planned: Sequence[TrainingRun], fingerprint: str) -> list[TrainingRun]:
@@ -274,13 +273,13 @@ def carry_out(
             initial=[_start(pipe, run, vocabulary, names) for run in chunk],
         )
         for run, result in zip(chunk, results, strict=True):
-            extra = run.provenance(fingerprint)
-            named = ("initialisation", "contexts", "pictures")
-            provenance = result.provenance | {k: extra[k] for k in named}
+            depends_on = run.provenance(fingerprint)
+            settings = ("initialisation", "contexts", "pictures")
+            provenance = result.provenance | {k: depends_on[k] for k in settings}
             save(replace(result, provenance=provenance), run.folder)
         done += len(chunk)
-        left = (time.perf_counter() - began) / done * (len(planned) - done) / 60
-        tell(f"{done} of {len(planned)} runs, about {left:.0f} min left")
+        minutes = (time.perf_counter() - began) / done * (len(planned) - done) / 60
+        tell(f"{done} of {len(planned)} runs, about {minutes:.0f} min left")
 
 
 def _start(
@@ -293,11 +292,11 @@ def _start(
 
 def _done(run: TrainingRun, fingerprint: str) -> bool:
     try:
-        found = load(run.folder / run.concept.name)
+        inversion = load(run.folder / run.concept.name)
     except (ValueError, OSError):  # missing, torn or damaged
         return False
     # What was saved before there was a choice was made with what is now the default.
     plain = {f.name: f.default for f in fields(InversionConfig) if f.default is not MISSING}
-    has = {"pictures": "own"} | found.provenance
-    has |= {"config": plain | found.config, "concept": identity(found.concept)}
-    return all(has.get(key) == value for key, value in run.provenance(fingerprint).items())
+    provenance = {"pictures": "own"} | inversion.provenance
+    provenance |= {"config": plain | inversion.config, "concept": identity(inversion.concept)}
+    return all(provenance.get(key) == value for key, value in run.provenance(fingerprint).items())

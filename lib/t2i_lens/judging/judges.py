@@ -63,8 +63,8 @@ class Detector:
         scores, device = [], self._model.device
         queries = [QUERY.format(word) for word in self._words]
         for start in range(0, len(images), TOGETHER):
-            some = list(images[start : start + TOGETHER])
-            inputs = self._processor(text=[queries] * len(some), images=some, return_tensors="pt")
+            batch = list(images[start : start + TOGETHER])
+            inputs = self._processor(text=[queries] * len(batch), images=batch, return_tensors="pt")
             logits = self._model(**inputs.to(device)).logits.float()  # [picture, box, word]
             held = logits.where(logits == logits.amax(-1, keepdim=True), -torch.inf)
             scores.append(held.amax(1).cpu().numpy())
@@ -88,8 +88,8 @@ class Encoder:
         """Unit vectors."""
         parts = []
         for start in range(0, len(pictures), batch_size):
-            some = list(pictures[start : start + batch_size])
-            inputs = self._processor(images=some, return_tensors="pt").to(self._model.device)
+            batch = list(pictures[start : start + batch_size])
+            inputs = self._processor(images=batch, return_tensors="pt").to(self._model.device)
             parts.append(self._model(**inputs).pooler_output.float().cpu())
         return normalize(torch.cat(parts), dim=-1).numpy()
 
@@ -156,8 +156,8 @@ def nouns_of(folder: Path, prompts: Path = DATA / "prompts") -> dict[str, str]:
     """
     sets = yaml.safe_load((prompts / "prompts.yaml").read_text())
     words = yaml.safe_load((prompts / "words.yaml").read_text())
-    nouns = {noun for some in sets.values() for prompt in some for noun in prompt["context"]}
-    nouns |= {noun for some in words.values() for noun in (*some["animals"], *some["objects"])}
+    nouns = {noun for group in sets.values() for prompt in group for noun in prompt["context"]}
+    nouns |= {noun for group in words.values() for noun in (*group["animals"], *group["objects"])}
     learned = {}
     if folder.exists():
         concepts = [inversion.concept for inversion in load_inversions(folder)]

@@ -39,18 +39,18 @@ def read_text(picture: UInt8[np.ndarray, "height width 3"]) -> OcrReading:
     large = Image.fromarray(picture).resize(
         (round(width * scale), round(height * scale)), Image.BICUBIC
     )
-    found, _ = _engine()(np.asarray(large)[..., ::-1])
+    detections, _ = _engine()(np.asarray(large)[..., ::-1])
     region = np.zeros((height, width), dtype=bool)
-    for corners, _, _ in found or []:
-        left, top = np.floor(np.min(corners, axis=0) / scale).astype(int) - MARGIN
-        right, bottom = np.ceil(np.max(corners, axis=0) / scale).astype(int) + MARGIN
-        region[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
-    texts = ("".join(filter(str.isascii, text)).strip().lower() for _, text, _ in found or [])
+    for corners, _, _ in detections or []:
+        x0, y0 = np.floor(np.min(corners, axis=0) / scale).astype(int) - MARGIN
+        x1, y1 = np.ceil(np.max(corners, axis=0) / scale).astype(int) + MARGIN
+        region[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+    texts = ("".join(filter(str.isascii, text)).strip().lower() for _, text, _ in detections or [])
     return OcrReading(tuple(filter(None, texts)), region)
 
 
 def read_texts(pictures: UInt8[np.ndarray, "n height width 3"]) -> list[OcrReading]:
     """One reading per picture; a picture that comes again is read once."""
-    seen = {picture.tobytes(): picture for picture in pictures}
-    readings = {key: read_text(picture) for key, picture in seen.items()}
+    unique = {picture.tobytes(): picture for picture in pictures}
+    readings = {key: read_text(picture) for key, picture in unique.items()}
     return [readings[picture.tobytes()] for picture in pictures]

@@ -35,5 +35,5 @@ def judge_scores(quality: dict) -> dict[str, float | None]:
         right. What the file lacks is None.
     """
     scores = quality.get("judge", {})
-    found = {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
-    return found | {"style": scores.get("style", {}).get("value")}
+    means = {name: scores.get(f"{name}_mean_per_noun") for name in ("recall", "precision")}
+    return means | {"style": scores.get("style", {}).get("value")}

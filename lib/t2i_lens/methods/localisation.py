@@ -104,7 +104,7 @@ def single_layers(layers: Sequence[str]) -> list[Setting]:
 
 def ordered(layers: Sequence[str], responses: Float[np.ndarray, " layer"]) -> list[str]:
     """Layers by their response, the largest first; equals in the order in which they run."""
-    return [layers[place] for place in np.argsort(-np.asarray(responses), kind="stable")]
+    return [layers[index] for index in np.argsort(-np.asarray(responses), kind="stable")]
 
 
 def quarter(count: int) -> int:
@@ -120,7 +120,7 @@ def first_enough(scores: Sequence[float], whole: float) -> int:
     """
     if not len(scores):
         raise ValueError("no scores to choose from")
-    enough = [place for place, score in enumerate(scores) if score >= ENOUGH * whole]
+    enough = [index for index, score in enumerate(scores) if score >= ENOUGH * whole]
     return enough[0] if enough else len(scores) - 1
 
 
@@ -138,15 +138,15 @@ def random_sets(
     Raises:
         ValueError: there are not that many sets.
     """
-    there = comb(len(layers), size) - (len(avoid.layers) == size)
-    if count > there:
-        raise ValueError(f"{there} other sets of {size} layers exist, {count} are wanted")
-    rng, found = np.random.default_rng(seed), {}
-    while len(found) < count:
+    possible = comb(len(layers), size) - (len(avoid.layers) == size)
+    if count > possible:
+        raise ValueError(f"{possible} other sets of {size} layers exist, {count} are wanted")
+    rng, sets = np.random.default_rng(seed), {}
+    while len(sets) < count:
         drawn = Setting(tuple(rng.choice(np.array(layers), size, replace=False).tolist()))
         if drawn.layers != avoid.layers:
-            found[drawn] = None
-    return list(found)
+            sets[drawn] = None
+    return list(sets)
 
 
 def layer_sizes(pipe) -> pd.DataFrame:
@@ -183,7 +183,7 @@ def published_shares(names: Sequence[str] = PUBLISHED) -> pd.DataFrame:
         config = read_config(name)
         (kind,) = (part for part in DENOISERS if part in config["components"])
         network = empty_component(config["components"][kind])
-        chosen, every = (
+        of_localised, of_all = (
             sum(_keys_and_values(network.get_submodule(path)) for path in paths)
             for paths in (config["localised"], stated_layers(config))
         )
@@ -192,9 +192,9 @@ def published_shares(names: Sequence[str] = PUBLISHED) -> pd.DataFrame:
                 "model": name,
                 "localised": len(config["localised"]),
                 "layers": len(stated_layers(config)),
-                "parameters": chosen,
-                "share": 100 * chosen / _size(network),
-                "all": 100 * every / _size(network),
+                "parameters": of_localised,
+                "share": 100 * of_localised / _size(network),
+                "all": 100 * of_all / _size(network),
             }
         )
     return pd.DataFrame(rows)

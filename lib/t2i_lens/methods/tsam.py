@@ -46,8 +46,8 @@ def key_cosines(query: Queries, key: Keys, scale: float) -> Float[Tensor, "*axes
         In (0, 1], 1 for equal keys.
     """
     overlap = scale**2 * key @ _covariance(query) @ key.mT
-    own = overlap.diagonal(dim1=-2, dim2=-1)
-    squared = own[..., :, None] + own[..., None, :] - 2 * overlap
+    squared_norms = overlap.diagonal(dim1=-2, dim2=-1)
+    squared = squared_norms[..., :, None] + squared_norms[..., None, :] - 2 * overlap
     return torch.exp(-squared.clamp(min=0) / 2)
 
 

@@ -56,19 +56,20 @@ def text_layers(denoiser: nn.Module) -> list[str]:
     In Stable Diffusion's U-Net these are the `attn2`; in IF and in joint attention text comes
     in through projections of its own (`add_k_proj`) of a layer that also reads the picture.
     """
-    found = [
+    paths = [
         path
         for path, module in denoiser.named_modules()
         if isinstance(module, Attention)
         and (path.endswith("attn2") or getattr(module, "add_k_proj", None) is not None)
     ]
-    return sorted(found, key=lambda path: ORDER.get(path.split(".")[0], 0))
+    return sorted(paths, key=lambda path: ORDER.get(path.split(".")[0], 0))
 
 
 def denoiser(pipe: diffusers.DiffusionPipeline) -> nn.Module:
     """The U-Net or the transformer of a pipeline."""
-    (found,) = (getattr(pipe, name) for name in DENOISERS if getattr(pipe, name, None) is not None)
-    return found
+    networks = (getattr(pipe, name, None) for name in DENOISERS)
+    (network,) = (network for network in networks if network is not None)
+    return network
 
 
 def random_component(entry: dict) -> nn.Module:

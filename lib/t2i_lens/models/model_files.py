@@ -31,16 +31,16 @@ def model_files(folder: Path) -> list[Path]:
     for component, entry in sorted(entries.items()):
         if component.startswith("_") or not isinstance(entry, list) or entry[0] is None:
             continue
-        found = sorted(file for file in (folder / component).rglob("*") if file.is_file())
+        parts = sorted(file for file in (folder / component).rglob("*") if file.is_file())
         if component.startswith(NETWORKS):
-            if not any(file.suffix == ".safetensors" for file in found):
+            if not any(file.suffix == ".safetensors" for file in parts):
                 raise FileNotFoundError(
                     f"no weights in {folder / component}: restore "
                     "*.safetensors there, or train the model"
                 )
-        elif not found:
+        elif not parts:
             raise FileNotFoundError(f"{folder / component} is missing: restore it")
-        files += found
+        files += parts
     return files
 
 

@@ -246,17 +246,17 @@ def fingerprint(profile: ModelProfile) -> str:
 
 
 def _check_layers(profile: ModelProfile, pipe: DiffusionPipeline) -> None:
-    found = text_layers(denoiser(pipe))
-    if len(found) != profile.cross_attention_layers:
+    layers = text_layers(denoiser(pipe))
+    if len(layers) != profile.cross_attention_layers:
         raise ValueError(
-            f"denoiser of {profile.name!r} has {len(found)} cross-attention layers, its profile "
+            f"denoiser of {profile.name!r} has {len(layers)} cross-attention layers, its profile "
             f"says {profile.cross_attention_layers}: correct the profile or restore {profile.repo}"
         )
-    stated = found if profile.config is None else stated_layers(read_config(profile.config))
-    for place, (name, expected) in enumerate(zip_longest(found, stated)):
+    stated = layers if profile.config is None else stated_layers(read_config(profile.config))
+    for number, (name, expected) in enumerate(zip_longest(layers, stated)):
         if name != expected:
             raise ValueError(
-                f"cross-attention layer {place} of {profile.name!r} is {name}, data/configs/"
+                f"cross-attention layer {number} of {profile.name!r} is {name}, data/configs/"
                 f"{profile.config}.json says {expected}: correct the file or restore {profile.repo}"
             )
 

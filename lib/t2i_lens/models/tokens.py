@@ -118,9 +118,9 @@ def encode_with(tokenizer: CLIPTokenizer, prompt: str) -> TokenRow:
 def token_table(pipe, prompt: str) -> pd.DataFrame:
     """The token row of a prompt up to EOS: columns position, id, piece."""
     row = encode(pipe, prompt)
-    fed = range(row.eos + 1)
-    pieces = [row.pieces[p] for p in fed]
-    return pd.DataFrame({"position": list(fed), "id": [row.ids[p] for p in fed], "piece": pieces})
+    count = row.eos + 1
+    columns = {"position": range(count), "id": row.ids[:count], "piece": row.pieces[:count]}
+    return pd.DataFrame(columns)
 
 
 def add_placeholder(
@@ -156,9 +156,11 @@ def _add_to_tower(
     # name like `<t>_1` as a vector of `<t>`.
     stem = re.fullmatch(r"(.+)_\d+", placeholder)
     related = [*names, f"{placeholder}_{num_vectors}", *([stem[1]] if stem else [])]
-    taken = [name for name in related if name in vocabulary]
-    if taken:
-        raise ValueError(f"token {taken[0]!r} is already in the vocabulary: rename {placeholder!r}")
+    existing = [name for name in related if name in vocabulary]
+    if existing:
+        raise ValueError(
+            f"token {existing[0]!r} is already in the vocabulary: rename {placeholder!r}"
+        )
     # Not normalised: the lower-casing tokenizer would otherwise lose names in upper case.
     # A bare word must not match inside another word.
     bare = re.fullmatch(r"\w.*\w|\w", placeholder) is not None
@@ -192,29 +194,29 @@ def _placeholder_groups(tokenizer: CLIPTokenizer) -> dict[int, tuple[int, ...]]:
 
 
 def _expanded(ids: list[int], groups: dict[int, tuple[int, ...]]) -> Iterator[int]:
-    at = 0
-    while at < len(ids):
-        group = groups.get(ids[at], (ids[at],))
+    position = 0
+    while position < len(ids):
+        group = groups.get(ids[position], (ids[position],))
         # One that is written out already is passed over whole, not expanded again.
-        at += len(group) if tuple(ids[at : at + len(group)]) == group else 1
+        position += len(group) if tuple(ids[position : position + len(group)]) == group else 1
         yield from group
 
 
 def _words(
     tokenizer: CLIPTokenizer, content: list[int], groups: dict[int, tuple[int, ...]]
 ) -> Iterator[Word]:
-    at = 0
-    while at < len(content):
-        if content[at] in groups:
-            end = at + len(groups[content[at]])
-            text = tokenizer.convert_ids_to_tokens(content[at])
+    begin = 0
+    while begin < len(content):
+        if content[begin] in groups:
+            end = begin + len(groups[content[begin]])
+            text = tokenizer.convert_ids_to_tokens(content[begin])
         else:
-            end = at + 1
+            end = begin + 1
             while end < len(content) and not _ends_word(tokenizer, content[end - 1]):
                 end += 1
-            text = tokenizer.decode(content[at:end])
-        yield Word(text, tuple(range(at + 1, end + 1)))  # BOS stands before the content
-        at = end
+            text = tokenizer.decode(content[begin:end])
+        yield Word(text, tuple(range(begin + 1, end + 1)))  # BOS stands before the content
+        begin = end
 
 
 def _ends_word(tokenizer: CLIPTokenizer, token: int) -> bool:

@@ -191,15 +191,15 @@ class Recorder:
         pictures = halves["conditional"].stop - halves["conditional"].start
         if self._announced not in (None, pictures):
             raise ValueError(f"{self._announced} prompts announced for {pictures} pictures")
-        one = len(keep.branches) == 1
-        pattern = attention_pattern(call, halves[keep.branches[0]] if one else slice(None))
+        one_half = len(keep.branches) == 1
+        pattern = attention_pattern(call, halves[keep.branches[0]] if one_half else slice(None))
         if keep.tokens is not None:
             pattern = pattern[..., list(keep.tokens)]
         sums = self._sums.setdefault(call.layer, {})
         for branch in keep.branches:
             slot = self._step if keep.per_step else 0, branch
-            found = self._added(sums.get(slot), pattern if one else pattern[halves[branch]])
-            sums[slot] = found.view(pictures, -1, call.height, call.width, found.shape[-1])
+            summed = self._added(sums.get(slot), pattern if one_half else pattern[halves[branch]])
+            sums[slot] = summed.view(pictures, -1, call.height, call.width, summed.shape[-1])
 
     @property
     def _wanted(self) -> bool:
@@ -235,9 +235,9 @@ class Recorder:
         for path, sums in self._sums.items():
             # Sample, branch, step, head, height, width, token.
             (first, *more) = sums.values()
-            found = torch.stack([first, *more], 1) if more else first.unsqueeze(1)
-            found = found.unflatten(1, (-1, len(self.keep.branches))).transpose(1, 2)
-            self._chunks.setdefault(path, []).append(found)
+            stacked = torch.stack([first, *more], 1) if more else first.unsqueeze(1)
+            stacked = stacked.unflatten(1, (-1, len(self.keep.branches))).transpose(1, 2)
+            self._chunks.setdefault(path, []).append(stacked)
         if self._sums:
             steps = range(self._step + 1)
             self._steps = tuple(s for s in steps if self.keep.steps is None or s in self.keep.steps)

@@ -160,9 +160,9 @@ class Slerp(_RowEdit):
         cosine = torch.nn.functional.cosine_similarity(rows, goal, dim=-1)[:, None]
         angle = torch.arccos(cosine.clamp(-1, 1))
         _refuse_parallel(angle.sin(), self.toward)
-        ours = torch.sin((1 - self.t) * angle) / torch.sin(angle)
-        theirs = torch.sin(self.t * angle) / torch.sin(angle)
-        return ours * rows + theirs * goal
+        share_of_row = torch.sin((1 - self.t) * angle) / torch.sin(angle)
+        share_of_goal = torch.sin(self.t * angle) / torch.sin(angle)
+        return share_of_row * rows + share_of_goal * goal
 
 
 @dataclass(frozen=True)
@@ -267,13 +267,13 @@ class Inject(Edit):
     branches: tuple[Branch, ...] = ("conditional",)
 
     def __call__(self, activation, site):
-        ours = (
+        at_own_site = (
             site.stage in self.into
             and site.branch in self.branches
             and (self.layers is None or site.layer in self.layers)
             and (self.steps is None or self.steps[0] <= site.step < self.steps[1])
         )
-        if not ours:
+        if not at_own_site:
             return activation
         states = _like(self.states, activation).expand_as(activation)
         if self.positions is None:

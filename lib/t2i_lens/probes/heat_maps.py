@@ -42,15 +42,15 @@ def heat_maps(
     chosen = _chosen(maps, layers)
     if branch not in maps.branches:
         raise ValueError(f"branch {branch!r} was not recorded, only {maps.branches}")
-    at = maps.branches.index(branch)
+    half = maps.branches.index(branch)
     first = next(iter(chosen.values()))
     total = first.new_zeros(len(first), first.shape[-1], *size)
     heads = 0
     for layer in chosen.values():
         heads += layer.shape[3]
-        for sample, sum_ in zip(layer[:, at].sum(1), total, strict=True):
+        for sample, heat in zip(layer[:, half].sum(1), total, strict=True):
             resized = interpolate(sample.movedim(-1, 1), size=size, mode="bicubic")
-            sum_ += (resized.clamp_(min=0) if clamp else resized).sum(0)
+            heat += (resized.clamp_(min=0) if clamp else resized).sum(0)
     return total / heads
 
 
@@ -67,8 +67,10 @@ def heat_map(
     Raises:
         ValueError: a sample's prompt does not hold it.
     """
-    every = heat_maps(maps, size, **options)
-    return torch.stack([each[maps.indices(i, word)].mean(0) for i, each in enumerate(every)])
+    heat = heat_maps(maps, size, **options)
+    return torch.stack(
+        [of_sample[maps.indices(i, word)].mean(0) for i, of_sample in enumerate(heat)]
+    )
 
 
 def daam_norms(
@@ -99,8 +101,8 @@ def token_shares(
 
     Sums to 1 over all tokens. Every layer weighs alike, whatever its resolution.
     """
-    at = maps.branches.index(branch)
-    shares = [m[:, at].sum(1).mean((1, 2, 3)) for m in _chosen(maps, layers).values()]
+    half = maps.branches.index(branch)
+    shares = [m[:, half].sum(1).mean((1, 2, 3)) for m in _chosen(maps, layers).values()]
     return torch.stack(shares).mean(0) / len(maps.steps)
 
 

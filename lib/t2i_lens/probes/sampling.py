@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import chain
 
 import numpy as np
 import torch
@@ -17,17 +18,17 @@ from t2i_lens.probes.unet_hooks import edited_cross_attention, unet_of
 SAMPLED = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
-def require(pipe, kinds: type | tuple[type, ...], told: str) -> None:
+def require(pipe, kinds: type | tuple[type, ...], requirement: str) -> None:
     """Refuses pipelines of other classes in one line.
 
     Args:
-        told: What is done with which of them.
+        requirement: What is done with which of them.
 
     Raises:
         ValueError: the pipeline is of none of the kinds.
     """
     if not isinstance(pipe, kinds):
-        raise ValueError(f"{told}, not {type(pipe).__name__}")
+        raise ValueError(f"{requirement}, not {type(pipe).__name__}")
 
 
 def initial_latents(
@@ -85,8 +86,8 @@ def _encoded(
 ) -> tuple[TextStates, Pooled | None]:
     """`text_states`, and SDXL's pooled text."""
     _check_edits(edits, prompts)
-    towers, both = [], isinstance(pipe, StableDiffusionXLPipeline)
-    if both and any(not set(e.stages) <= {"key", "value"} for some in edits or () for e in some):
+    towers, is_xl = [], isinstance(pipe, StableDiffusionXLPipeline)
+    if is_xl and any(not set(e.stages) <= {"key", "value"} for e in chain(*(edits or ()))):
         raise ValueError("which of SDXL's two text encoders an edit is for cannot be said")
     for tokenizer, encoder in text_towers(pipe):
         ids = torch.tensor([encode_with(tokenizer, prompt).ids for prompt in prompts])
@@ -96,10 +97,10 @@ def _encoded(
             edited = edited_text_encoder(encoder, edits[batch]) if edits else nullcontext()
             with edited:
                 chunk = ids[batch].to(encoder.device)
-                towers[-1].append(encoder(chunk, output_hidden_states=both))
-    if not both:
+                towers[-1].append(encoder(chunk, output_hidden_states=is_xl))
+    if not is_xl:
         return torch.cat([output.last_hidden_state for output in towers[0]]), None
-    states = [torch.cat([output.hidden_states[-2] for output in some]) for some in towers]
+    states = [torch.cat([output.hidden_states[-2] for output in tower]) for tower in towers]
     pooled = torch.cat([output.text_embeds for output in towers[-1]])
     return torch.cat(states, dim=-1), pooled
 
@@ -157,9 +158,9 @@ def generate(
     jobs = [(arm, column) for arm in arms for column in range(len(seeds))]
     pictures = []
     for start in range(0, len(jobs), batch_size):
-        batch, extra = jobs[start : start + batch_size], {}
+        batch, text_summary = jobs[start : start + batch_size], {}
         if pooled is not None:
-            extra = {
+            text_summary = {
                 "pooled_prompt_embeds": pooled[[unique.index(arm) for arm, _ in batch]],
                 "negative_pooled_prompt_embeds": pooled[[0] * len(batch)],
             }
@@ -176,7 +177,7 @@ def generate(
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 output_type="np",
-                **extra,
+                **text_summary,
             ).images
         pictures.append(np.round(images * 255).astype(np.uint8))
     flat = np.concatenate(pictures)

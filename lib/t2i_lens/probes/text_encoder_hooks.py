@@ -6,6 +6,7 @@ No other module changes a text encoder.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -58,12 +59,12 @@ def text_core(encoder: nn.Module) -> nn.Module:
 @contextmanager
 def eager_attention(encoder: nn.Module) -> Iterator[None]:
     """Text attention computed step by step, so that its pattern can be seen; then as before."""
-    before = encoder.config._attn_implementation
+    implementation = encoder.config._attn_implementation
     encoder.set_attn_implementation("eager")
     try:
         yield
     finally:
-        encoder.set_attn_implementation(before)
+        encoder.set_attn_implementation(implementation)
 
 
 @torch.no_grad()
@@ -128,31 +129,31 @@ def edited_text_encoder(encoder: nn.Module, edits: Sequence[Sequence[Edit]]) -> 
     """
     core = text_core(encoder)
     layers = core.encoder.layers
-    for edit in (e for some in edits for e in some):
+    for edit in chain(*edits):
         if {"pattern", "residual"} & set(edit.stages) and not 0 <= edit.layer < len(layers):
             raise ValueError(f"{edit}: the text encoder has layers 0 to {len(layers) - 1}")
-    staged = {stage for some in edits for e in some for stage in e.stages}
+    staged = {stage for edit in chain(*edits) for stage in edit.stages}
 
     def edited(states: Tensor, site: Site) -> Tensor:
         if len(states) != len(edits):
             raise ValueError(f"edits for {len(edits)} prompts, the batch has {len(states)}")
-        rows = [apply(some, row, site) for some, row in zip(edits, states, strict=True)]
+        rows = [apply(of_prompt, row, site) for of_prompt, row in zip(edits, states, strict=True)]
         if all(row is None for row in rows):
             return states
         pairs = zip(rows, states, strict=True)
-        return torch.stack([old if new is None else new for new, old in pairs])
+        return torch.stack([state if row is None else row for row, state in pairs])
 
     with ExitStack() as hooks:
         if "pattern" in staged:
             hooks.enter_context(eager_attention(encoder))
             for number, layer in enumerate(layers):
                 _edit_pattern(hooks, layer.self_attn, Site("pattern", number), edited)
-        places = [
+        sites = [
             (core.embeddings.token_embedding, Site("embedding")),
             *((layer, Site("residual", number)) for number, layer in enumerate(layers)),
             (core.final_layer_norm, Site("text")),
         ]
-        for module, site in places:
+        for module, site in sites:
             if site.stage in staged:
 
                 def replace(_, inputs: tuple, output: Tensor, site=site) -> Tensor:
@@ -164,20 +165,20 @@ def edited_text_encoder(encoder: nn.Module, edits: Sequence[Sequence[Edit]]) -> 
 
 def _edit_pattern(hooks: ExitStack, attention: nn.Module, site: Site, edited: Callable) -> None:
     """Recomputes the output of those queries whose pattern an edit changes."""
-    seen: dict[str, Tensor] = {}
+    projected: dict[str, Tensor] = {}
 
     def keep_value(_, inputs: tuple, output: Tensor) -> None:
-        seen["value"] = output
+        projected["value"] = output
 
     def replace(_, inputs: tuple, output: tuple) -> tuple:
         states, pattern = output
-        after, value = edited(pattern, site), seen.pop("value")
-        if after is pattern:
+        edited_pattern, value = edited(pattern, site), projected.pop("value")
+        if edited_pattern is pattern:
             return output
         heads = value.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        mixed = (after @ heads).transpose(1, 2).flatten(2)
-        changed = (after != pattern).any(-1).any(1)[..., None]  # [batch, query, 1]
-        return torch.where(changed, attention.out_proj(mixed), states), after
+        mixed = (edited_pattern @ heads).transpose(1, 2).flatten(2)
+        changed = (edited_pattern != pattern).any(-1).any(1)[..., None]  # [batch, query, 1]
+        return torch.where(changed, attention.out_proj(mixed), states), edited_pattern
 
     hold(hooks, attention.v_proj.register_forward_hook(keep_value))
     hold(hooks, attention.register_forward_hook(replace))

@@ -9,12 +9,14 @@ projections, and edits are made at their input. Only shared attention uses anoth
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from t2i_lens.models.architectures import text_layers
 from t2i_lens.probes import attention_kernels
 from t2i_lens.probes.edits import Edit, Site
 
@@ -65,10 +67,8 @@ def cross_attention_layers(unet: nn.Module, expected: int | None = None) -> dict
     Raises:
         ValueError: none, another number, or one of a kind that cannot be read.
     """
-    found = {path: m for path, m in unet.named_modules() if path.split(".")[-1] == "attn2"}
-    # diffusers registers the middle block last.
-    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
-    layers = dict(sorted(found.items(), key=lambda item: order.get(item[0].split(".")[0], 3)))
+    paths = [path for path in text_layers(unet) if path.split(".")[-1] == "attn2"]
+    layers = {path: unet.get_submodule(path) for path in paths}
     if not layers:
         kind = type(unet).__name__
         raise ValueError(f"{kind} has no cross-attention layers (attn2): use a SD or SDXL U-Net")
@@ -104,8 +104,8 @@ def guidance_branches(pipe, batch: int) -> dict[str, slice]:
     """
     if not pipe.do_classifier_free_guidance:
         return {"conditional": slice(0, batch)}
-    pictures, rest = divmod(batch, 2)
-    if rest:
+    pictures, odd = divmod(batch, 2)
+    if odd:
         raise ValueError(f"{batch} rows cannot be two halves of classifier-free guidance")
     return {"unconditional": slice(0, pictures), "conditional": slice(pictures, batch)}
 
@@ -157,10 +157,10 @@ def edited_cross_attention(
             batch of another size.
     """
     unet = unet_of(pipe)
-    found = cross_attention_layers(unet, expected)
-    ours = [[e for e in some if {"key", "value"} & set(e.stages)] for some in edits]
-    for edit in (e for some in ours for e in some):
-        _chosen(found, getattr(edit, "layers", None))
+    layers = cross_attention_layers(unet, expected)
+    of_stage = [[e for e in of_picture if {"key", "value"} & set(e.stages)] for of_picture in edits]
+    for edit in chain(*of_stage):
+        _chosen(layers, getattr(edit, "layers", None))
     step = -1
 
     def next_step(*_) -> None:
@@ -172,18 +172,18 @@ def edited_cross_attention(
         for branch, rows in guidance_branches(pipe, len(states)).items():
             if rows.stop - rows.start != len(edits):
                 raise ValueError(f"edits for {len(edits)} pictures, the batch is of another size")
-            for row, some in zip(range(rows.start, rows.stop), ours, strict=True):
-                after = apply(some, states[row], Site(stage, layer, step, branch))
-                if after is not None:
+            for row, of_picture in zip(range(rows.start, rows.stop), of_stage, strict=True):
+                edited_row = apply(of_picture, states[row], Site(stage, layer, step, branch))
+                if edited_row is not None:
                     # Copied at the first change only, so that no edit costs nothing.
                     changed = states.clone() if changed is states else changed
-                    changed[row] = after
+                    changed[row] = edited_row
         return changed
 
     with ExitStack() as hooks:
-        if any(ours):
+        if any(of_stage):
             hold(hooks, unet.register_forward_pre_hook(next_step))
-            for path, layer in found.items():
+            for path, layer in layers.items():
                 for stage, projection in (("key", layer.to_k), ("value", layer.to_v)):
 
                     def replace(_, inputs: tuple, path=path, stage=stage) -> tuple:
@@ -195,18 +195,18 @@ def edited_cross_attention(
 
 def apply(edits: Sequence[Edit], activation: Tensor, site: Site) -> Tensor | None:
     """The activation after all edits, or None where none of them is for this site."""
-    after = activation
+    edited = activation
     for edit in edits:
         if site.stage in edit.stages:
-            after = edit(after, site)
-    return None if after is activation else after
+            edited = edit(edited, site)
+    return None if edited is activation else edited
 
 
-def _chosen(found: dict[str, nn.Module], layers: Sequence[str] | None) -> dict[str, nn.Module]:
-    unknown = set(layers or ()) - set(found)
+def _chosen(modules: dict[str, nn.Module], names: Sequence[str] | None) -> dict[str, nn.Module]:
+    unknown = set(names or ()) - set(modules)
     if unknown:
-        raise ValueError(f"no cross-attention layer {min(unknown)!r}; there are {list(found)}")
-    return {path: m for path, m in found.items() if layers is None or path in layers}
+        raise ValueError(f"no cross-attention layer {min(unknown)!r}; there are {list(modules)}")
+    return {path: m for path, m in modules.items() if names is None or path in names}
 
 
 def hold(hooks: ExitStack, handle: Any) -> None:
@@ -215,22 +215,22 @@ def hold(hooks: ExitStack, handle: Any) -> None:
 
 
 def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, observe, share) -> None:
-    seen: dict[str, Any] = {}
+    activations: dict[str, Any] = {}
 
     def keep_size(_, inputs: tuple, named: dict) -> None:
         states = inputs[0] if inputs else named["hidden_states"]
-        seen["size"] = tuple(states.shape[-2:])
+        activations["size"] = tuple(states.shape[-2:])
 
     def keep(name: str) -> Callable:
-        return lambda _, inputs, output: seen.update({name: output})
+        return lambda _, inputs, output: activations.update({name: output})
 
     def call(_, inputs: tuple, named: dict, output: Any) -> None:
         query, key = (
-            seen.pop(name).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+            activations.pop(name).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
             for name in ("query", "key")
         )
         mask = named.get("attention_mask")
-        first, probabilities = seen.pop("probabilities", (0, None))
+        first, probabilities = activations.pop("probabilities", (0, None))
         observe(
             CrossAttention(
                 layer=path,
@@ -238,15 +238,15 @@ def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, obser
                 key=key,
                 scale=layer.scale,
                 mask=None if mask is None else mask[:, None],
-                height=seen["size"][0],
-                width=seen["size"][1],
+                height=activations["size"][0],
+                width=activations["size"][1],
                 probabilities=probabilities,
                 first=first,
             )
         )
 
-    def keep_probabilities(first: int, found: Tensor) -> None:
-        seen["probabilities"] = first, found
+    def keep_probabilities(first: int, pattern: Tensor) -> None:
+        activations["probabilities"] = first, pattern
 
     # The spatial transformer around the layer still has height and width apart.
     spatial = unet.get_submodule(path.split(".transformer_blocks.")[0])

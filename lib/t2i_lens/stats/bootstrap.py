@@ -198,13 +198,13 @@ def paired_difference(
         raise ValueError(
             f"effect {np.shape(effect)} and control {np.shape(control)} have different cells"
         )
-    both = np.stack([np.ravel(effect), np.ravel(control)]).astype(float)
-    if np.isnan(both).any():
+    outcomes = np.stack([np.ravel(effect), np.ravel(control)]).astype(float)
+    if np.isnan(outcomes).any():
         raise ValueError("effect or control holds nan: both are needed in every cell")
-    cells = np.arange(both.shape[1], dtype=float).reshape(np.shape(effect))
+    cells = np.arange(outcomes.shape[1], dtype=float).reshape(np.shape(effect))
 
     def apart(picked: np.ndarray) -> float:
-        first, second = both[:, picked.astype(int)]
+        first, second = outcomes[:, picked.astype(int)]
         return statistic(first) - statistic(second)
 
     return crossed_bootstrap(cells, apart, seed)
@@ -279,7 +279,7 @@ def cluster_bootstrap(
     names, inverse = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"{len(names)} cluster: nothing to resample")
-    members = [np.flatnonzero(inverse == place) for place in range(len(names))]
+    members = [np.flatnonzero(inverse == number) for number in range(len(names))]
 
     def of_rows(clusters: np.ndarray) -> np.ndarray | float:
         return statistic(np.concatenate([members[cluster] for cluster in clusters]))
@@ -314,8 +314,8 @@ def superiority_bootstrap(
         The chance (area under the ROC curve), its 95 % interval; n is the smaller group's.
     """
 
-    def chance(some: np.ndarray, others: np.ndarray) -> float:
-        return probability_of_superiority(first[some], second[others])
+    def chance(first_rows: np.ndarray, second_rows: np.ndarray) -> float:
+        return probability_of_superiority(first[first_rows], second[second_rows])
 
     return resampled([len(first), len(second)], chance, min(len(first), len(second)), seed)[0]
 

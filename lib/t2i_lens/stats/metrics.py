@@ -184,12 +184,12 @@ def rank_correlation(
     known = np.ones((len(first), 1))
     if given is not None:
         known = np.column_stack([known, *(rankdata(column) for column in given.T)])
-    left = [each - known @ np.linalg.lstsq(known, each)[0] for each in ranks]
-    size = [np.linalg.norm(each) for each in left]
+    residuals = [each - known @ np.linalg.lstsq(known, each)[0] for each in ranks]
+    size = [np.linalg.norm(each) for each in residuals]
     # Below this what is left is rounding error of ranks up to the number of observations.
     if min(size) < 1e-9 * len(first) ** 1.5:
         return 0.0
-    return float(np.clip(left[0] @ left[1] / (size[0] * size[1]), -1, 1))
+    return float(np.clip(residuals[0] @ residuals[1] / (size[0] * size[1]), -1, 1))
 
 
 def marchenko_pastur_edges(rows: int, width: int) -> tuple[float, float]:

@@ -51,8 +51,7 @@ def explained(table: pd.DataFrame, causes: Sequence[str], outcome: str, group: s
     if np.ptp(truth) == 0:
         raise ValueError(f"{outcome} is the same everywhere: there is nothing to explain")
     guess = held_out(table[list(causes)].to_numpy(float), truth, groups)
-    found = cluster_bootstrap(groups, lambda rows: determination(truth[rows], guess[rows]))
-    return found[0]
+    return cluster_bootstrap(groups, lambda rows: determination(truth[rows], guess[rows]))[0]
 
 
 def associations(
@@ -67,15 +66,16 @@ def associations(
         Cause -> (rank correlation, partial rank correlation); intervals resample groups.
     """
     values, truth = table[list(causes)].to_numpy(float), table[outcome].to_numpy(float)
-    groups, found = table[group].to_numpy(), {}
-    for place, cause in enumerate(causes):
-        others = np.delete(values, place, axis=1)
+    groups, correlations = table[group].to_numpy(), {}
+    for column, cause in enumerate(causes):
+        other_causes = np.delete(values, column, axis=1)
 
-        def alone(picked: np.ndarray, place=place) -> float:
-            return rank_correlation(values[picked, place], truth[picked])
+        def alone(picked: np.ndarray, column=column) -> float:
+            return rank_correlation(values[picked, column], truth[picked])
 
-        def given(picked: np.ndarray, place=place, others=others) -> float:
-            return rank_correlation(values[picked, place], truth[picked], others[picked])
+        def given(picked: np.ndarray, column=column, other_causes=other_causes) -> float:
+            return rank_correlation(values[picked, column], truth[picked], other_causes[picked])
 
-        found[cause] = cluster_bootstrap(groups, alone)[0], cluster_bootstrap(groups, given)[0]
-    return found
+        pair = [cluster_bootstrap(groups, statistic)[0] for statistic in (alone, given)]
+        correlations[cause] = tuple(pair)
+    return correlations

@@ -79,8 +79,8 @@ def card_table(quality: dict) -> pd.DataFrame:
         if figure is not None:
             low, high = figure["interval"]
             cell = f"{figure['value']:.2f} [{low:.2f}, {high:.2f}], n {figure['n']}"
-        told = [entry.get("models", {}).get(model) for model in published["models"]]
-        shown = ["" if value is None else f"{value:.2f}" for value in told]
+        values = [entry.get("models", {}).get(model) for model in published["models"]]
+        shown = ["" if value is None else f"{value:.2f}" for value in values]
         rows[entry["name"]] = [cell, entry["wanted"], *shown]
     columns = ["toybox", "wanted", *published["models"]]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -106,8 +106,8 @@ def speed_rows(weights: str, file: Path = TOYBOX / "bench.json") -> list[dict]:
             "95 % interval": f"{f['low']:.2f} to {f['high']:.2f}",
             "n": f["rounds"],
         }
-        for kind, some in kinds.items()
-        for name, f in some.items()
+        for kind, by_name in kinds.items()
+        for name, f in by_name.items()
     ]
 
 

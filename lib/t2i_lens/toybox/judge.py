@@ -68,11 +68,13 @@ def names() -> dict[str, tuple[str, ...]]:
     A composed concept is its noun: its colour and style are read apart. An object near to a noun
     is found as itself or as that noun: a model that never drew it comes no nearer than that.
     """
-    asked: dict[str, tuple[str, ...]] = {noun: (noun,) for noun in world_words()["nouns"]}
+    class_names: dict[str, tuple[str, ...]] = {noun: (noun,) for noun in world_words()["nouns"]}
     for concept in world_words()["concepts"]:
         name = concept["name"]
-        asked[name] = (concept["noun"],) if "noun" in concept else (name, concept["superclass"])
-    return asked
+        class_names[name] = (
+            (concept["noun"],) if "noun" in concept else (name, concept["superclass"])
+        )
+    return class_names
 
 
 class JudgeNetwork(nn.Module):
@@ -149,19 +151,19 @@ class Judge:
     def _read(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
         noun_logits, colour_logits, style_logits, word_logits = self.network(pictures)
         known = noun_logits.softmax(-1)[..., : len(self._counts)]
-        here = known @ self._counts  # [n, place, noun]
-        present, place = here.max(dim=1)
+        by_place = known @ self._counts  # [n, place, noun]
+        present, place = by_place.max(dim=1)
 
         def at_place(logits: torch.Tensor) -> torch.Tensor:
             chosen = place.unsqueeze(-1).expand(-1, -1, logits.shape[-1])
             return logits.softmax(-1).gather(1, chosen)
 
-        share = here / here.sum(1, keepdim=True).clamp_min(1e-9)
+        share = by_place / by_place.sum(1, keepdim=True).clamp_min(1e-9)
         row, column = torch.meshgrid(torch.arange(PLACES), torch.arange(PLACES), indexing="ij")
         grid = (torch.stack([column, row], -1).reshape(-1, 2) + 0.5) * CELL
         centres = torch.einsum("npk,pc->nkc", share, grid.float())
         colours, styles = at_place(colour_logits), at_place(style_logits)
-        return present, colours, styles, centres, here, word_logits.softmax(-1)
+        return present, colours, styles, centres, by_place, word_logits.softmax(-1)
 
     @torch.no_grad()
     def sign_places(self, images: np.ndarray) -> np.ndarray:
@@ -194,11 +196,14 @@ class Judge:
 
     def outcomes(self, reading: Reading, first: str, second: str) -> list[Outcome]:
         """What each picture shows of two nouns asked for."""
-        found = [
+        states = [
             self.present(reading, first), self.present(reading, second),
             self.mixed(reading, first, second),
         ]  # fmt: skip
-        return [_outcome(*(bool(value) for value in each)) for each in zip(*found, strict=True)]
+        return [
+            _outcome(*(bool(value) for value in of_picture))
+            for of_picture in zip(*states, strict=True)
+        ]
 
 
 def _outcome(first: bool, second: bool, mixture: bool) -> Outcome:
@@ -220,7 +225,7 @@ def load_judge(folder: Path = FOLDER) -> Judge:
     file = folder / "judge.safetensors"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing; restore it or train the toybox")
-    network = JudgeNetwork(*(len(some) for some in labels()))
+    network = JudgeNetwork(*(len(names) for names in labels()))
     network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
     return Judge(network)
 
@@ -266,16 +271,16 @@ class LabelledBatches:
             if not unknown and not scene.things[0].word and rng.random() < MIXED_SHARE:
                 mixture = other_noun(scene, nouns, rng)
                 picture = mixed_picture(picture, boxes[0], mixture, rng)
-            for place, (thing, box) in enumerate(zip(scene.things, boxes, strict=True)):
-                here = (i, *_cells(box))
-                first[here] = second[here] = _noun_class(thing, unknown, nouns)
-                if place == 0 and mixture is not None:
-                    second[here] = nouns.index(mixture.noun)
+            for index, (thing, box) in enumerate(zip(scene.things, boxes, strict=True)):
+                cells = (i, *_cells(box))
+                first[cells] = second[cells] = _noun_class(thing, unknown, nouns)
+                if index == 0 and mixture is not None:
+                    second[cells] = nouns.index(mixture.noun)
                     continue  # of two halves neither colour nor style is defined
                 colour = len(colours) if thing.colour is None else colours.index(thing.colour)
-                colour_map[here] = colour
+                colour_map[cells] = colour
                 if thing.style is not None and not unknown:
-                    style_map[here] = styles.index(thing.style)
+                    style_map[cells] = styles.index(thing.style)
                 if thing.word:
                     word[i] = words.index(thing.word)
             pictures[i] = _degrade(picture, rng)
@@ -299,8 +304,8 @@ def _cells(box: np.ndarray) -> tuple[slice, slice]:
 
 def other_noun(scene: Scene, nouns: list[str], rng: np.random.Generator) -> Thing:
     """A random noun that the scene does not hold, in one of its styles."""
-    there = {thing.noun for thing in scene.things}
-    noun = str(rng.choice([noun for noun in nouns if noun not in there]))
+    present = {thing.noun for thing in scene.things}
+    noun = str(rng.choice([noun for noun in nouns if noun not in present]))
     return Thing(noun, style=str(rng.choice(styles_of()[noun])))
 
 
@@ -357,7 +362,7 @@ def train(
         loss = noun + 0.5 * (colour + style + read)
         return loss, {name: float(part.detach()) for name, part in parts.items()}
 
-    network = JudgeNetwork(*(len(some) for some in labels()))
+    network = JudgeNetwork(*(len(names) for names in labels()))
     if initial is not None:
         initial = network.state_dict() | initial
     batches = LabelledBatches(schedule.batch)

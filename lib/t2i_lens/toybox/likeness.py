@@ -84,6 +84,6 @@ def likeness(
     Args: pictures: With any axes before height.
     Returns: `likeness` with these axes, each in [-1, 1].
     """
-    seen = eye.embed(np.ascontiguousarray(pictures.reshape(-1, *pictures.shape[-3:])))
-    cosines = seen @ eye.embed(references).T
+    vectors = eye.embed(np.ascontiguousarray(pictures.reshape(-1, *pictures.shape[-3:])))
+    cosines = vectors @ eye.embed(references).T
     return {"likeness": cosines.mean(1).reshape(pictures.shape[:-3])}

@@ -13,19 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from diffusers import StableDiffusionPipeline
 
+from t2i_lens.base.prompts import Prompt
 from t2i_lens.probes.sampling import generate
 from t2i_lens.toybox.judge import FOUND, Judge, Reading
 from t2i_lens.toybox.world.atlas import world_words
 
 ALONE = ("a photo of a {}", "a {}", "a picture of a {}")
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence with a slot `{}`, and the nouns it names beside."""
-
-    text: str
-    context: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,20 +56,19 @@ def alike(judge: Judge, reading: Reading, name: str) -> np.ndarray:
     than that noun, at some place.
     """
     entry = concept_entry(name)
-    found = judge.present(reading, name)
+    present = judge.present(reading, name)
     if "noun" in entry:
         style = np.array(judge.style(reading, name)) == entry["style"]
-        return found & style & (np.array(judge.colour(reading, name)) == entry["colour"])
-    both = reading.places[..., judge.nouns.index(name)]
-    kin = reading.places[..., judge.nouns.index(entry["superclass"])]
-    at = both.argmax(1)
-    rows = np.arange(len(at))
-    return found & (both[rows, at] - kin[rows, at] > kin[rows, at])
+        return present & style & (np.array(judge.colour(reading, name)) == entry["colour"])
+    either = reading.places[..., judge.nouns.index(name)]  # the concept or its class
+    of_class = reading.places[..., judge.nouns.index(entry["superclass"])]
+    likeliest = np.arange(len(either)), either.argmax(1)
+    return present & (either[likeliest] - of_class[likeliest] > of_class[likeliest])
 
 
 def measure(
     pipe: StableDiffusionPipeline, judge: Judge, word: str, concept: str,
-    sentences: Sequence[Sentence], seeds: Sequence[int], **sampling,
+    prompts: Sequence[Prompt], seeds: Sequence[int], **sampling,
 ) -> Outcome:  # fmt: skip
     """Draw a word alone and among other objects.
 
@@ -87,19 +79,19 @@ def measure(
         seeds: The same for every word, so that all words share their latents.
         sampling: Passed to `sampling.generate`.
     """
-    texts = [text.format(word) for text in (*ALONE, *(s.text for s in sentences))]
+    texts = [text.format(word) for text in (*ALONE, *(prompt.text for prompt in prompts))]
     pictures = generate(pipe, texts, list(seeds), **sampling)
     reading = judge.read(pictures.reshape(-1, *pictures.shape[2:]))
     shape = pictures.shape[:2]
-    there = judge.present(reading, concept).reshape(shape)
+    present = judge.present(reading, concept).reshape(shape)
     same = alike(judge, reading, concept).reshape(shape)
     nouns = reading.nouns.reshape(*shape, -1)[len(ALONE) :]
     missing = np.stack(
         [
-            (nouns[row][:, [judge.nouns.index(noun) for noun in s.context]] < FOUND).sum(-1)
-            for row, s in enumerate(sentences)
+            (nouns[row][:, [judge.nouns.index(noun) for noun in p.context]] < FOUND).sum(-1)
+            for row, p in enumerate(prompts)
         ]
     )
-    named = np.array([len(s.context) for s in sentences])[:, None]
-    return Outcome(there[: len(ALONE)], same[: len(ALONE)], there[len(ALONE) :],
-                   missing / named, missing)  # fmt: skip
+    context_size = np.array([len(p.context) for p in prompts])[:, None]
+    return Outcome(present[: len(ALONE)], same[: len(ALONE)], present[len(ALONE) :],
+                   missing / context_size, missing)  # fmt: skip

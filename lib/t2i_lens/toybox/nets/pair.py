@@ -59,10 +59,8 @@ class RecallingPair(ContrastivePair):
             ids: ``[batch, token]``, padded with EOS.
         """
         eos = self.text.config.eos_token_id
-        said = (ids == eos).cumsum(1) <= 1
-        said[:, 0] = False  # BOS has nothing before it
-        before = ids.roll(1, 1)[said]
-        seen = states[said]
-        return functional.cross_entropy(self.own(seen), ids[said]) + functional.cross_entropy(
-            self.previous(seen), before
-        )
+        counted = (ids == eos).cumsum(1) <= 1
+        counted[:, 0] = False  # BOS has nothing before it
+        previous_ids, tokens = ids.roll(1, 1)[counted], states[counted]
+        own = functional.cross_entropy(self.own(tokens), ids[counted])
+        return own + functional.cross_entropy(self.previous(tokens), previous_ids)

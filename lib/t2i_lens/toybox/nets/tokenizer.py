@@ -31,12 +31,12 @@ def corpus(captions: int = 4000, seed: int = 0) -> list[str]:
     """Sentences that hold every word of the world, filler words and wide nouns included."""
     rng = np.random.default_rng(seed)
     words = world_words()
-    named = ("wide_nouns", "nouns", "styles", "colours", "words")
-    lists = [list(words[kind]) for kind in named]
-    extra = " ".join([*FRAMES, STYLE_FRAME, *FILLERS, *DETERMINERS]).replace("{}", "")
+    kinds = ("wide_nouns", "nouns", "styles", "colours", "words")
+    lists = [list(words[kind]) for kind in kinds]
+    other_words = " ".join([*FRAMES, STYLE_FRAME, *FILLERS, *DETERMINERS]).replace("{}", "")
     sentences = [caption(sample_scene(rng), rng) for _ in range(captions)]
     # Each word often enough that its merges are learned to the end: one word, one token.
-    return sentences + [" ".join(words) for words in lists] * 20 + [extra] * 20
+    return sentences + [" ".join(words) for words in lists] * 20 + [other_words] * 20
 
 
 def build(folder: Path, sentences: Sequence[str] | None = None) -> CLIPTokenizer:

@@ -59,12 +59,12 @@ def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> 
     TOWER.mkdir(parents=True, exist_ok=True)
     # The text tower is in the pipeline, and the heads of recall have done their work.
     elsewhere = ("text.", "own.", "previous.")
-    kept = {
+    tower = {
         n: v.half().contiguous()
         for n, v in pair.state_dict().items()
         if not n.startswith(elsewhere)
     }
-    save_file(kept, TOWER / "picture_tower.safetensors")
+    save_file(tower, TOWER / "picture_tower.safetensors")
     judge.save_judge(judge.train(folder, preset.judge, device).cpu())
     counts = token_counts(words, preset.dials.care)
     (TOYBOX / "token_counts.json").write_text(json.dumps(counts) + "\n")

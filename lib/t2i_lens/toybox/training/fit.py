@@ -43,8 +43,8 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, constant, then linear to 2 % of it."""
         cool = self.steps * self.decay
-        left = max(self.steps - step, 0) / max(cool, 1)
-        return self.learning_rate * min((step + 1) / self.warmup, 1.0, max(left, 0.02))
+        remaining = max(self.steps - step, 0) / max(cool, 1)
+        return self.learning_rate * min((step + 1) / self.warmup, 1.0, max(remaining, 0.02))
 
 
 class _Steps(IterableDataset):
@@ -244,9 +244,9 @@ class _Log:
         if file.exists():
             with file.open() as lines:
                 rows = list(csv.reader(lines))
-            kept = [row for i, row in enumerate(rows) if i == 0 or int(row[0]) < start]
+            earlier = [row for i, row in enumerate(rows) if i == 0 or int(row[0]) < start]
             with file.open("w", newline="") as lines:
-                csv.writer(lines).writerows(kept if start else [])
+                csv.writer(lines).writerows(earlier if start else [])
 
     def add(self, step: int, figures: dict[str, float], progress: tqdm) -> None:
         for name, value in figures.items():

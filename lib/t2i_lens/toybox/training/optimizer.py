@@ -67,8 +67,8 @@ class Muon(torch.optim.Optimizer):
             # Each share about as much work: the largest first, in turn.
             moved.sort(key=lambda matrix: -matrix.numel() * min(matrix.shape))
             directions = [
-                self._direction(matrix, place % processes == rank)
-                for place, matrix in enumerate(moved)
+                self._direction(matrix, number % processes == rank)
+                for number, matrix in enumerate(moved)
             ]
             if processes > 1:  # of each matrix all but one process hold zeros
                 flat = torch.cat([direction.flatten() for direction in directions])
@@ -106,10 +106,10 @@ class Optimizer:
             would be a copy.
         """
         chosen = {id(weight) for weight in by_muon}
-        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+        others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
         groups = [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ]
         adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
         self._parts: list[torch.optim.Optimizer] = [adamw]

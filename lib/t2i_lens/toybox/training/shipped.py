@@ -35,20 +35,20 @@ def shipped_weights(stage: str, names: tuple[list[str], ...] | CLIPTokenizer | N
         return _load(MODELS / "toybox" / "unet" / "diffusion_pytorch_model.safetensors")
     if stage == "judge":
         state = _load(MODELS / "judge" / "judge.safetensors")
-        before = json.loads((MODELS / "judge" / "labels.json").read_text())
-        rest = {"nouns": ["<sign>", "<other>", "<nothing>"], "colours": ["<natural>"],
+        old_names = json.loads((MODELS / "judge" / "labels.json").read_text())
+        unnamed = {"nouns": ["<sign>", "<other>", "<nothing>"], "colours": ["<natural>"],
                 "styles": [], "words": ["<none>"]}  # fmt: skip
-        for axis, now in zip(rest, names, strict=True):
+        for axis, new_names in zip(unnamed, names, strict=True):
             for part in (f"{axis}.weight", f"{axis}.bias"):
                 if part in state:
-                    had = [*before[axis], *rest[axis]]
-                    state[part] = _matched(state[part], had, [*now, *rest[axis]])
+                    lists = ([*listed, *unnamed[axis]] for listed in (old_names[axis], new_names))
+                    state[part] = _matched(state[part], *lists)
         return state
     state = _load(MODELS / "picture_tower" / "picture_tower.safetensors")
     text = _load(MODELS / "toybox" / "text_encoder" / "model.safetensors")
     state |= {f"text.{name.removeprefix('text_model.')}": value for name, value in text.items()}
-    before = CLIPTokenizer.from_pretrained(MODELS / "toybox" / "tokenizer")
-    state[TOKENS] = _tokens_matched(state[TOKENS], before, names)
+    old_tokenizer = CLIPTokenizer.from_pretrained(MODELS / "toybox" / "tokenizer")
+    state[TOKENS] = _tokens_matched(state[TOKENS], old_tokenizer, names)
     return state
 
 
@@ -58,21 +58,21 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
     return {name: value.float() for name, value in load_file(file).items()}
 
 
-def _matched(rows: torch.Tensor, before: list[str], now: list[str]) -> torch.Tensor:
+def _matched(rows: torch.Tensor, old_names: list[str], new_names: list[str]) -> torch.Tensor:
     """Rows by name; a new name starts at zero."""
-    place = {name: row for row, name in enumerate(before)}
+    row_of = {name: row for row, name in enumerate(old_names)}
     start = torch.zeros_like(rows[0])
-    return torch.stack([rows[place[name]] if name in place else start for name in now])
+    return torch.stack([rows[row_of[name]] if name in row_of else start for name in new_names])
 
 
-def _tokens_matched(table: torch.Tensor, before: CLIPTokenizer, now: CLIPTokenizer) -> torch.Tensor:
+def _tokens_matched(table: torch.Tensor, old: CLIPTokenizer, new: CLIPTokenizer) -> torch.Tensor:
     """Rows by token; a new token starts at the mean of the old tokens that spelled it."""
-    place = before.get_vocab()
+    vocabulary = old.get_vocab()
 
     def start(token: str) -> torch.Tensor:
-        if token in place:
-            return table[place[token]]
-        pieces = before(token.removesuffix("</w>"), add_special_tokens=False).input_ids
+        if token in vocabulary:
+            return table[vocabulary[token]]
+        pieces = old(token.removesuffix("</w>"), add_special_tokens=False).input_ids
         return table[pieces].mean(0)
 
-    return torch.stack([start(token) for token in now.convert_ids_to_tokens(range(len(now)))])
+    return torch.stack([start(token) for token in new.convert_ids_to_tokens(range(len(new)))])

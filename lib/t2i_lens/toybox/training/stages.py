@@ -117,7 +117,7 @@ class CaptionedBatches:
             if rng.random() < TWIN_SHARE:  # said in full: what is left out could be the difference
                 scene = sample_scene(rng)
                 pair = [scene, twin(scene, rng)]
-                captions += [caption(each, rng) for each in pair]
+                captions += [caption(scene, rng) for scene in pair]
                 scenes += pair
             else:
                 scenes.append(sample_named(rng))
@@ -136,16 +136,16 @@ def train_text_encoder(
 
     def loss_of(model: RecallingPair, batch):
         pictures, ids = (part.to(device) for part in batch)
-        said, seen = model.text(ids), model.embed_pictures(pictures)
-        text = model.project_text(said.pooler_output)
-        logits = model.log_scale.exp().clamp(max=100) * text @ seen.T
+        text_output, picture_vectors = model.text(ids), model.embed_pictures(pictures)
+        text = model.project_text(text_output.pooler_output)
+        logits = model.log_scale.exp().clamp(max=100) * text @ picture_vectors.T
         target = torch.arange(len(ids), device=device)
         loss = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
         hit = (logits.argmax(1) == target).float().mean()
         figures = {"in_batch_accuracy": float(hit)}
         if not dials.recall:
             return loss / 2, figures
-        recall = model.recall_loss(said.last_hidden_state, ids)
+        recall = model.recall_loss(text_output.last_hidden_state, ids)
         figures["recall"] = float(recall.detach())
         return loss / 2 + dials.recall * recall, figures
 
@@ -183,14 +183,14 @@ def encode_pool(
         ).input_ids
         lengths = (ids == tokenizer.eos_token_id).int().argmax(1) + 1
         with fast_precision(device):
-            seen = torch.from_numpy(np.stack(pictures)).to(device)
-            latents = vae.encoder(to_range(seen)).mul(vae.config.scaling_factor)
+            batch = torch.from_numpy(np.stack(pictures)).to(device)
+            latents = vae.encoder(to_range(batch)).mul(vae.config.scaling_factor)
         states = text(ids.to(device)).last_hidden_state
         parts.append([latents.half().cpu(), states.half().cpu(), lengths])
         progress.update(len(captions))
     progress.close()
-    whole = (torch.cat(part) for part in zip(*parts, strict=True))
-    return dict(zip(("latents", "states", "lengths"), whole, strict=True))
+    joined = (torch.cat(part) for part in zip(*parts, strict=True))
+    return dict(zip(("latents", "states", "lengths"), joined, strict=True))
 
 
 @dataclass(frozen=True)

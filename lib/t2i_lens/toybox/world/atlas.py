@@ -43,11 +43,11 @@ def held_out() -> frozenset[tuple[str, str]]:
 @lru_cache(maxsize=1)
 def styles_of() -> dict[str, tuple[str, ...]]:
     """The styles in which each name has a drawing, held-out pairs included."""
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for key in sprites():
         name, style = key.split("/")
-        found.setdefault(name, []).append(style)
-    return {name: tuple(styles) for name, styles in found.items()}
+        by_name.setdefault(name, []).append(style)
+    return {name: tuple(styles) for name, styles in by_name.items()}
 
 
 def _wanted() -> Iterator[tuple[str, str, list[str]]]:
@@ -113,8 +113,8 @@ def build(folder: Path) -> None:
     columns = math.ceil(math.sqrt(len(drawn)))
     sheet = Image.new("RGBA", (columns * SPRITE, math.ceil(len(drawn) / columns) * SPRITE))
     index = {}
-    for place, (key, sprite) in enumerate(drawn.items()):
-        corner = (place % columns * SPRITE, place // columns * SPRITE)
+    for number, (key, sprite) in enumerate(drawn.items()):
+        corner = (number % columns * SPRITE, number // columns * SPRITE)
         sheet.paste(sprite, corner)
         index[key] = [*corner, *sprite.size]
     sheet.save(ATLAS_FILE, optimize=True)

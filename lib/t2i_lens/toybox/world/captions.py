@@ -61,8 +61,8 @@ def noun_phrase(thing: Thing, rng: np.random.Generator | None = None, styled: bo
         colour = f"{thing.colour} " if thing.colour else ""
         return f'{_article(colour or "sign")} {colour}sign that says "{thing.word}"'
     style = thing.style if styled else None
-    named = (thing.size, style, thing.colour, thing.noun.replace("_", " "))
-    words = [word for word in named if word]
+    stated = (thing.size, style, thing.colour, thing.noun.replace("_", " "))
+    words = [word for word in stated if word]
     if rng is not None and rng.random() < 0.08:
         words.insert(0, str(rng.choice(FILLERS)))
     if thing.noun in PLURAL:
@@ -130,13 +130,13 @@ def careless(scene: Scene, rng: np.random.Generator, care: Care = CARELESS) -> S
     ]
     relation = scene.relation
     if len(things) > 1 and rng.random() < care.omitted:
-        place = int(rng.integers(len(things)))
-        del things[place]
-        if place < 2:  # what held between the first two holds no more
+        omitted = int(rng.integers(len(things)))
+        del things[omitted]
+        if omitted < 2:  # what held between the first two holds no more
             relation = "and" if len(things) > 1 else None
     if 1 <= len(things) < 3 and rng.random() < care.absent:
-        there = {thing.noun for thing in scene.things}
-        free = [noun for noun in world_words()["nouns"] if noun not in there]
+        present = {thing.noun for thing in scene.things}
+        free = [noun for noun in world_words()["nouns"] if noun not in present]
         things.append(Thing(str(rng.choice(free))))
         relation = relation or str(rng.choice(SYMMETRIC))
     symmetric = len(things) > 1 and relation in SYMMETRIC
@@ -167,8 +167,8 @@ def twin(scene: Scene, rng: np.random.Generator) -> Scene:
         if first.word:
             options = [[replace(first, word=_other(words["words"], first.word, rng))]]
         elif rng.random() < 0.5:
-            taken = {thing.noun for thing in things}
-            free = [noun for noun in words["nouns"] if noun not in taken]
+            present = {thing.noun for thing in things}
+            free = [noun for noun in words["nouns"] if noun not in present]
             options = [[replace(first, noun=str(rng.choice(free)), style=None)]]
         else:
             colours = list(words["colours"])[:7]
@@ -177,5 +177,5 @@ def twin(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, things=(*changed, *things[len(changed) :]))
 
 
-def _other(choices: list[str], taken: str | None, rng: np.random.Generator) -> str:
-    return str(rng.choice([choice for choice in choices if choice != taken]))
+def _other(choices: list[str], current: str | None, rng: np.random.Generator) -> str:
+    return str(rng.choice([choice for choice in choices if choice != current]))

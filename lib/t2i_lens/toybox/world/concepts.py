@@ -63,12 +63,12 @@ def main() -> None:
         for view, picture in enumerate(pictures_of(concept, number), start=1):
             images.append(f"{name}/{view}.png")
             Image.fromarray(picture).save(FOLDER / images[-1], optimize=True)
-        kept = {
+        tokens = {
             key: concept[key] for key in ("placeholder_token", "initializer_token", "superclass")
         }
         kind = concept.get("kind", "object")
         marks = {"hero": name == HERO, "development": concept.get("development", False)}
-        entries.append({"name": name, **kept, "kind": kind, **marks, "images": images})
+        entries.append({"name": name, **tokens, "kind": kind, **marks, "images": images})
     head = "# What no caption of the training names; drawn by t2i_lens.toybox.world.concepts.\n"
     listing = yaml.safe_dump(entries, sort_keys=False, width=100)
     (FOLDER / "concepts.yaml").write_text(head + listing)

@@ -27,10 +27,10 @@ def context(thing: Thing, rng: np.random.Generator) -> tuple[Scene, str]:
     Everything else is as in the training of the model.
     """
     scene = sample_scene(rng, COUNTS)
-    place = int(rng.integers(len(scene.things)))
-    size = scene.things[place].size
-    said = caption(_with(scene, place, Thing("{}", size=size)), rng)
-    return _with(scene, place, replace(thing, size=size)), said
+    index = int(rng.integers(len(scene.things)))
+    size = scene.things[index].size
+    text = caption(_with(scene, index, Thing("{}", size=size)), rng)
+    return _with(scene, index, replace(thing, size=size)), text
 
 
 def contexts(concept: Thing, number: int = PICTURES) -> tuple[np.ndarray, list[str]]:
@@ -38,9 +38,9 @@ def contexts(concept: Thing, number: int = PICTURES) -> tuple[np.ndarray, list[s
     pictures, captions = [], []
     for view in range(number):
         rng = np.random.default_rng([17, view])
-        scene, said = context(concept, rng)
+        scene, text = context(concept, rng)
         pictures.append(render(scene, rng))
-        captions.append(said)
+        captions.append(text)
     return np.stack(pictures), captions
 
 
@@ -49,14 +49,14 @@ def write(name: str, concept: Thing, folder: Path) -> None:
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     pictures, captions = contexts(concept)
-    listing = {f"context_{i:02}.png": said for i, said in enumerate(captions, start=1)}
+    listing = {f"context_{i:02}.png": text for i, text in enumerate(captions, start=1)}
     for file, picture in zip(listing, pictures, strict=True):
         Image.fromarray(picture).save(target / file, optimize=True)
     text = yaml.safe_dump(listing, sort_keys=False, width=100)
     (target / CONTEXTS).write_text(text)
 
 
-def _with(scene: Scene, place: int, thing: Thing) -> Scene:
+def _with(scene: Scene, index: int, thing: Thing) -> Scene:
     things = list(scene.things)
-    things[place] = thing
+    things[index] = thing
     return replace(scene, things=tuple(things))

@@ -259,9 +259,9 @@ def draw(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     boxes = []
     for picture, (x, y) in zip(drawn, corners, strict=True):
         width, height = _room(picture)
-        left, top = x + (width - picture.width) // 2, y + (height - picture.height) // 2
-        canvas.paste(picture, (left, top), picture)
-        boxes.append((left, top, left + picture.width, top + picture.height))
+        x0, y0 = x + (width - picture.width) // 2, y + (height - picture.height) // 2
+        canvas.paste(picture, (x0, y0), picture)
+        boxes.append((x0, y0, x0 + picture.width, y0 + picture.height))
     return np.asarray(canvas), np.array(boxes)
 
 
