@@ -223,9 +223,7 @@ def background_errors(
     """
     keep = ~sign_region(judge, source.reshape(-1, *source.shape[2:]))
     keep = keep.reshape(*source.shape[:2], *keep.shape[1:])
-    cells = np.ndindex(edited.shape[:3])
-    errors = [true_error(source[cell[1:]], edited[cell], keep[cell[1:]]) for cell in cells]
-    return {"error": np.reshape(errors, edited.shape[:3])}
+    return {"error": true_error(source, edited, keep)}
 
 
 def lost_context(

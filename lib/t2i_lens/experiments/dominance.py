@@ -58,9 +58,7 @@ def measure_tokens(pipe, design: Design, **sampling) -> xr.Dataset:
         "norm": np.linalg.norm(heat, axis=(-2, -1)),
         "share": token_shares(maps).numpy(),
         # One picture at a time: sorting all pixels of all maps at once would take gigabytes.
-        "gini": np.stack([gini(of_picture) for of_picture in heat]),
-        "flatness": np.stack([flatness(of_picture) for of_picture in heat]),
-        "roughness": np.stack([roughness(of_picture) for of_picture in heat]),
+        **{f.__name__: np.stack(list(map(f, heat))) for f in (gini, flatness, roughness)},
         "piece": np.array([row.pieces for row in maps.rows]),
         "role": np.array([_roles(*pair) for pair in zip(maps.rows, words, strict=True)]),
     }

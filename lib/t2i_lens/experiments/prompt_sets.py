@@ -6,7 +6,7 @@ one list per profile. `python -m t2i_lens.experiments.prompt_sets` writes the fi
 """
 
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -135,13 +135,11 @@ def signs(words: dict, rng: np.random.Generator) -> dict[str, dict[str, list[Sig
     cut = round(VALIDATION_SHARE * len(order))
     sets = {}
     for bucket, sources in (("validation", order[:cut]), ("test", order[cut:])):
-        targets = _deranged(sources, rng)
-        frames = [words["frames"][i % len(words["frames"])] for i in range(len(sources))]
-        simple = zip([SIMPLE] * len(sources), sources, targets, strict=True)
-        creative = zip(frames, sources, targets, strict=True)
+        pairs = list(zip(sources, _deranged(sources, rng), strict=True))
+        framed = zip(cycle(words["frames"]), pairs, strict=False)
         sets[bucket] = {
-            "simple": [SignPrompt(*entry) for entry in simple],
-            "creative": [SignPrompt(*entry) for entry in creative],
+            "simple": [SignPrompt(SIMPLE, *pair) for pair in pairs],
+            "creative": [SignPrompt(frame, *pair) for frame, pair in framed],
         }
     return sets
 

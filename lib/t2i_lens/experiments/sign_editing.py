@@ -178,10 +178,8 @@ def errors(
     second: UInt8[np.ndarray, "*grid height width 3"],
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """True and wrapped mean squared error of each pair of pictures."""
-    flat = (pictures.reshape(-1, *pictures.shape[-3:]) for pictures in (first, second))
-    pairs = list(zip(*flat, strict=True))
-    measures = (sign_metrics.true_error, sign_metrics.wrapped_error)
-    true, wrapped = (np.array([error(a, b) for a, b in pairs]) for error in measures)
+    metrics = (sign_metrics.true_error, sign_metrics.wrapped_error)
+    true, wrapped = (error(first, second).ravel() for error in metrics)
     return true, wrapped
 
 

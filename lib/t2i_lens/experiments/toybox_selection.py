@@ -21,7 +21,7 @@ from t2i_lens.inversion.training import train
 from t2i_lens.inversion.training_plan import recipe
 from t2i_lens.toybox import judge
 from t2i_lens.toybox.quality.drawing import drawn_shares
-from t2i_lens.toybox.takeover import measure
+from t2i_lens.toybox.takeover import measure_pair
 from t2i_lens.toybox.training import export
 from t2i_lens.toybox.training.train import PRESETS, best_device, tokenizer_of
 
@@ -63,11 +63,8 @@ def main(
     for inversion in learned:
         concept = inversion.concept
         attach(pipe, inversion)
-        token, plain = (
-            measure(
-                pipe, reader, word, concept.name, prompts, SEEDS, num_inference_steps=SAMPLING_STEPS
-            )
-            for word in (concept.placeholder_token, concept.superclass)
+        token, plain = measure_pair(
+            pipe, reader, concept, prompts, SEEDS, num_inference_steps=SAMPLING_STEPS
         )
         per_concept.append(
             {

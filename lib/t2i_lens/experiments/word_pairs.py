@@ -1,6 +1,7 @@
 """Word pairs of a prompt: which words belong together, and their token positions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -53,8 +54,7 @@ def exchanged(prompt: PairedPrompt) -> PairedPrompt:
     halves = prompt.text.split(SWAPPED_JOINT)
     if len(halves) != 2:
         raise ValueError(f"{prompt.text!r} is not two phrases joined by 'and'")
-    text = SWAPPED_JOINT.join(halves[::-1])
-    return PairedPrompt(text, prompt.bound, prompt.unbound, prompt.relation)
+    return replace(prompt, text=SWAPPED_JOINT.join(halves[::-1]))
 
 
 def adjoining(prompt: PairedPrompt) -> PairedPrompt:

@@ -153,7 +153,10 @@ def settle(profile: ModelProfile, device: str = "cpu") -> ModelProfile:
     """
     profile = on_device(profile, device)
     if profile.on_hub and profile.revision is None:
-        profile = replace(profile, revision=_current_commit(profile), pinned=False)
+        try:
+            profile = replace(profile, revision=hub_commit(profile.repo), pinned=False)
+        except OSError as error:
+            raise _unreachable(profile, error.__cause__) from None
         message = f"profile {profile.name!r} is unpinned: this run takes {profile.repo}"
         warnings.warn(f"{message} at commit {profile.revision}", stacklevel=2)
     return profile
@@ -276,13 +279,6 @@ def hub_commit(repo: str) -> str:
             return reference.read_text().strip()
         todo = "connect to the network once, or set HF_HOME to a cache with it"
         raise OSError(f"{repo} is neither in the cache nor reachable: {todo}") from error
-
-
-def _current_commit(profile: ModelProfile) -> str:
-    try:
-        return hub_commit(profile.repo)
-    except OSError as error:
-        raise _unreachable(profile, error.__cause__) from None
 
 
 def _unreachable(profile: ModelProfile, error: Exception) -> OSError:

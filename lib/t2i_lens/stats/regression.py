@@ -68,14 +68,11 @@ def associations(
     values, truth = table[list(causes)].to_numpy(float), table[outcome].to_numpy(float)
     groups, correlations = table[group].to_numpy(), {}
     for column, cause in enumerate(causes):
-        other_causes = np.delete(values, column, axis=1)
+        others = np.delete(values, column, axis=1)
 
-        def alone(picked: np.ndarray, column=column) -> float:
-            return rank_correlation(values[picked, column], truth[picked])
+        def alone_and_given(picked: np.ndarray, column=column, others=others) -> list[float]:
+            pair = values[picked, column], truth[picked]
+            return [rank_correlation(*pair), rank_correlation(*pair, others[picked])]
 
-        def given(picked: np.ndarray, column=column, other_causes=other_causes) -> float:
-            return rank_correlation(values[picked, column], truth[picked], other_causes[picked])
-
-        pair = [cluster_bootstrap(groups, statistic)[0] for statistic in (alone, given)]
-        correlations[cause] = tuple(pair)
+        correlations[cause] = tuple(cluster_bootstrap(groups, alone_and_given))
     return correlations

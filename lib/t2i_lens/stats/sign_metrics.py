@@ -19,6 +19,8 @@ PUBLISHED_EPSILON = (
 )
 
 Picture = UInt8[np.ndarray, "height width 3"]
+Pictures = UInt8[np.ndarray, "... height width 3"]
+PICTURE_AXES = (-3, -2, -1)
 
 
 def precision_recall(found: Iterable[str], wanted: Iterable[str]) -> tuple[float, float]:
@@ -79,37 +81,38 @@ def published_clip_t(cosines: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..
     return 2.5 * np.maximum(cosines, 0)
 
 
-def wrapped_error(first: Picture, second: Picture) -> float:
+def wrapped_error(first: Pictures, second: Pictures) -> Float[np.ndarray, "..."]:
     """Mean squared error as published: bytes subtracted and squared as bytes, modulo 256.
 
     Returns:
-        In [0, 255], grey levels squared. About 105.5 for unrelated pictures.
+        One number per pair of pictures, in [0, 255], grey levels squared. About 105.5 for
+        unrelated pictures.
 
     Shown in: notebooks/14_text_metrics.ipynb
     """
-    return float(np.mean((first - second) ** 2))
+    return np.mean((first - second) ** 2, axis=PICTURE_AXES)
 
 
 def true_error(
-    first: Picture, second: Picture, keep: Bool[np.ndarray, "height width"] | None = None
-) -> float:
-    """Mean squared error of two pictures.
+    first: Pictures, second: Pictures, keep: Bool[np.ndarray, "... height width"] | None = None
+) -> Float[np.ndarray, "..."]:
+    """Mean squared error of pictures.
 
     Args:
         keep: Pixels that count, such as the background of the text; all by default.
 
     Returns:
-        In [0, 65025], grey levels squared.
+        One number per pair of pictures, in [0, 65025], grey levels squared.
 
     Raises:
-        ValueError: no pixel counts.
+        ValueError: no pixel of a picture counts.
     """
     squares = np.square(first.astype(float) - second.astype(float))
     if keep is None:
-        return float(squares.mean())
-    if not keep.any():
+        return squares.mean(axis=PICTURE_AXES)
+    if not keep.any(axis=(-2, -1)).all():
         raise ValueError("the mask leaves no pixel to compare")
-    return float(squares[keep].mean())
+    return squares.mean(axis=PICTURE_AXES, where=keep[..., None])
 
 
 def psnr(error: float | Float[np.ndarray, "..."], epsilon: float = PUBLISHED_EPSILON):

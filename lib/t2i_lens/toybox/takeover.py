@@ -14,6 +14,7 @@ import numpy as np
 from diffusers import StableDiffusionPipeline
 
 from t2i_lens.base.prompts import Prompt
+from t2i_lens.inversion.embeddings import Concept
 from t2i_lens.probes.sampling import generate
 from t2i_lens.toybox.judge import FOUND, Judge, Reading
 from t2i_lens.toybox.world.atlas import world_words
@@ -95,3 +96,11 @@ def measure(
     context_size = np.array([len(p.context) for p in prompts])[:, None]
     return Outcome(present[: len(ALONE)], same[: len(ALONE)], present[len(ALONE) :],
                    missing / context_size, missing)  # fmt: skip
+
+
+def measure_pair(
+    pipe: StableDiffusionPipeline, judge: Judge, concept: Concept, *args, **sampling
+) -> list[Outcome]:
+    """`measure` of a concept's token, then of its class word, from the same latents."""
+    words = (concept.placeholder_token, concept.superclass)
+    return [measure(pipe, judge, word, concept.name, *args, **sampling) for word in words]

@@ -15,7 +15,7 @@ from t2i_lens.inversion.embeddings import attach, load
 from t2i_lens.models import profiles
 from t2i_lens.toybox.judge import Judge
 from t2i_lens.toybox.quality.intervals import mean, share
-from t2i_lens.toybox.takeover import measure
+from t2i_lens.toybox.takeover import measure_pair
 
 TOKENS = DATA / "embeddings" / "toybox"
 
@@ -36,10 +36,7 @@ def token_quality(pipe: StableDiffusionPipeline, judge: Judge, seeds: Sequence[i
         if concept.kind != "object" or not fitting:
             continue
         attach(pipe, inversion)
-        token, plain = (
-            measure(pipe, judge, word, concept.name, prompts, seeds, num_inference_steps=15)
-            for word in (concept.placeholder_token, concept.superclass)
-        )
+        token, plain = measure_pair(pipe, judge, concept, prompts, seeds, num_inference_steps=15)
         rows.append(
             {
                 "concept": concept.name,
