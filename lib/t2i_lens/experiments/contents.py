@@ -126,7 +126,7 @@ def read_targets(
         _probability(judge, reading, exchange).reshape(pictures.shape[:3])[:, number]
         for number, exchange in enumerate(exchanges)
     ]
-    return {"target": np.stack(by_exchange, axis=1)}
+    return {"target": np.stack(by_exchange, axis=1).astype(float)}
 
 
 def draw_exchanges(

@@ -112,9 +112,8 @@ class Draws(Iterator):
         self.config, self.times = config, times
         captions = concept.captions or (None,) * len(concept.images)
         number = iter(range(len(config.templates), len(sentences(concept, config))))
-        self.sentence = torch.tensor(
-            [-1 if caption is None else next(number) for caption in captions]
-        )
+        numbers = [-1 if caption is None else next(number) for caption in captions]
+        self.sentence = torch.tensor(numbers)
         self.mean, self.std = encoded_pictures(pipe, concept)
         self.epoch = torch.empty(0, dtype=torch.long)
 

@@ -67,10 +67,8 @@ def heat_map(
     Raises:
         ValueError: a sample's prompt does not hold it.
     """
-    heat = heat_maps(maps, size, **options)
-    return torch.stack(
-        [of_sample[maps.indices(i, word)].mean(0) for i, of_sample in enumerate(heat)]
-    )
+    tokens = enumerate(heat_maps(maps, size, **options))
+    return torch.stack([heat[maps.indices(sample, word)].mean(0) for sample, heat in tokens])
 
 
 def daam_norms(
