@@ -33,8 +33,9 @@ CELL = PICTURE // PLACES
 OTHER_SHARE = 0.12  # pictures of one wide noun, labelled "other": not everything is a known noun
 MIXED_SHARE = 0.3  # pictures in which one thing is half of another noun, labelled as both
 FOUND = 0.5  # a noun is there when some place gives it more than this probability
-MIXED = 0.1  # a place that gives both of two nouns more than this holds a mixture; at most one whole
-# object in a hundred is taken for one, on pictures of another seed than the quality table's
+# A place that gives both of two nouns more than this holds a mixture; at most one whole object in a
+# hundred is taken for one, on pictures of another seed than the quality table's.
+MIXED = 0.1
 
 
 class Outcome(StrEnum):
