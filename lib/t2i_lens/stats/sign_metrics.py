@@ -81,7 +81,7 @@ def published_clip_t(cosines: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..
     return 2.5 * np.maximum(cosines, 0)
 
 
-def wrapped_error(first: Pictures, second: Pictures) -> Float[np.ndarray, "..."]:
+def wrapped_error(first: Pictures, second: Pictures) -> Float[np.ndarray, "..."] | float:
     """Mean squared error as published: bytes subtracted and squared as bytes, modulo 256.
 
     Returns:
@@ -95,7 +95,7 @@ def wrapped_error(first: Pictures, second: Pictures) -> Float[np.ndarray, "..."]
 
 def true_error(
     first: Pictures, second: Pictures, keep: Bool[np.ndarray, "... height width"] | None = None
-) -> Float[np.ndarray, "..."]:
+) -> Float[np.ndarray, "..."] | float:
     """Mean squared error of pictures.
 
     Args:

@@ -55,7 +55,7 @@ def token_quality(pipe: StableDiffusionPipeline, judge: Judge, seeds: Sequence[i
     for group in ("held-out", "development"):
         table = pd.DataFrame([row for row in rows if row["group"] == group])
         for column in table.columns[2:]:
-            result[f"{group}: {column}"] = mean(table[column])
+            result[f"{group}: {column}"] = mean(table[column].to_numpy())
     if rows:
         drawn = [row["alone"] >= 0.8 and row["alike"] >= 0.6 for row in rows]
         result["concepts drawn alone with style and colour"] = share(drawn)
