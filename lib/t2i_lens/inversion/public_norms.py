@@ -81,7 +81,9 @@ def tokens(folder: Path = FOLDER) -> pd.DataFrame:
     way = pd.Series("plain", table.index)
     for mark, name in WAYS.items():
         way[said.str.contains(mark, regex=False)] = name
-    return table.assign(way=way, known=table["lr"].notna() & ~said.str.contains(GUESSED))
+    # One run has a rate of which nobody knows whether it was scaled: a text, and no number.
+    rate = pd.to_numeric(table["lr"], errors="coerce")
+    return table.assign(lr=rate, way=way, known=rate.notna() & ~said.str.contains(GUESSED))
 
 
 @cache

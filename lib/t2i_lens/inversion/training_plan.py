@@ -123,8 +123,7 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
     ]
     if not hero:
         return variants
-    held_out = [c for c in concepts if c.kind == "object" and not (c.hero or c.development)]
-    few = (*hero, *(c.name for c in held_out))[:FEW]
+    few = few_names(concepts)
     one = replace(standard, templates=standard.templates[:1])
     # A run without a template must not be told to have 27.
     none = replace(standard, templates=())
@@ -155,6 +154,13 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
         Variant("sgd", few, replace(standard, optimizer="sgd", learning_rate=SGD_RATE,
                                     weight_decay=0.0)),
     ]  # fmt: skip
+
+
+def few_names(concepts: Sequence[Concept]) -> tuple[str, ...]:
+    """The hero and the first held-out objects, `FEW` in all."""
+    hero = [c.name for c in concepts if c.hero]
+    held_out = [c for c in concepts if c.kind == "object" and not (c.hero or c.development)]
+    return tuple([*hero, *(c.name for c in held_out)][:FEW])
 
 
 def names(concepts: Sequence[Concept]) -> list[str]:
