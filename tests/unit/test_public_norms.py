@@ -66,8 +66,8 @@ def test_every_series_is_of_a_listed_run_and_ends_at_its_norm():
     last = series.sort_values("step").groupby("run_id").tail(1).set_index("run_id")
     assert set(last.index) <= set(tokens.index) and len(last) == 41
     alone = last[last["n_vectors"] == 1]
-    # The tables were rounded to six digits; a mean over vectors is no root mean square.
-    np.testing.assert_allclose(alone["norm"], tokens.loc[alone.index, "norm_mean"], rtol=1e-4)
+    # The last file of some runs was saved up to a hundred steps after its last numbered one.
+    np.testing.assert_allclose(alone["norm"], tokens.loc[alone.index, "norm_mean"], rtol=0.03)
 
 
 def test_a_rate_of_which_nobody_knows_whether_it_was_scaled_is_no_rate():

@@ -46,7 +46,7 @@ def recipe_figure(
     points: Sequence[tuple[float, float, int]],
     norms: Mapping[int, Sequence[float]],
     starts: Mapping[int, float],
-    recipe: Mapping[str, float],
+    recipe: Mapping[str, float | int],
     still: Figure,
     caption: str,
 ) -> RecipeFigure:
