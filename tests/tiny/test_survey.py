@@ -188,3 +188,21 @@ def test_the_command_writes_tables_and_figure_and_says_what_was_refused(crafted)
     assert tokens.loc[tokens["step"].notna(), "law"].notna().all()
     refused = pd.read_csv(output / "refused.csv")
     assert f"{len(refused)} refused" in done.output and (output / "norms.png").stat().st_size > 5000
+
+
+def test_characters_that_a_terminal_obeys_do_not_reach_it(tmp_path):
+    torch.save({"<\x1b[31mtoy>": rows(0)}, tmp_path / "a\x1b[2J.bin")
+    (tmp_path / "b\x1b[2J.bin").write_text("no embedding")
+    done = CliRunner().invoke(app, ["survey", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "a?[2J" in done.output and "\x1b" not in done.output
+    assert measured(tmp_path).tokens["name"].item() == "<?[31mtoy>"
+
+
+def test_inspect_says_where_a_norm_lies(tmp_path):
+    torch.save(a1111(rows(0) * 3 / rows(0).norm(), 3000), tmp_path / "easy.pt")
+    told = (
+        CliRunner()
+        .invoke(app, ["embeddings", "inspect", str(tmp_path / "easy.pt"), "--lr", "0.002"])
+        .output
+    )
+    assert "easy: norm 3; longer than" in told and "1.01 of the law's 2.97" in told

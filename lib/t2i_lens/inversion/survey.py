@@ -104,6 +104,11 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
+def printable(text: str) -> str:
+    """A text of a file without characters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def place_of(file: Path) -> Place:
     """The series that a file's name says it belongs to, with its step."""
     if (numbered := NUMBER.match(file.stem)) and not re.search("epoch$", numbered["stem"], re.I):
@@ -182,7 +187,7 @@ def _figures(
     norms = np.linalg.norm(values.astype(float), axis=1)
     source = ("file" if token.step is not None else "name") if place.step is not None else None
     figures = {
-        "blob": blob, "name": token.name, "layout": token.layout, "d": values.shape[1],
+        "blob": blob, "name": printable(token.name), "layout": token.layout, "d": values.shape[1],
         "n_vectors": len(values), "step": place.step, "step_source": source,
         "norm_min": norms.min(), "norm_mean": norms.mean(), "norm_max": norms.max(),
         "coord_mean": values.mean(dtype=float), "coord_std": values.std(dtype=float),
@@ -218,7 +223,8 @@ def _runs(distinct: Sequence[Measured]) -> dict[str, list[Measured]]:
         path = path if len(path) > 1 and counts else []
         runs += [path] if path else []
         runs += [[m] for m in members if m not in path]
-    return {f"{Path(run[-1].place.series).name}#{i}": run for i, run in enumerate(runs)}
+    names = (printable(Path(run[-1].place.series).name) for run in runs)
+    return {f"{name}#{i}": run for i, (name, run) in enumerate(zip(names, runs, strict=True))}
 
 
 def _row(run: str, path: Sequence[Measured], copies: int) -> dict:
@@ -272,4 +278,5 @@ def _reason(error: Exception, file: Path) -> str:
     """One line that says why, without the path."""
     if not isinstance(error, (ValueError, OSError)):
         return f"cannot be read ({type(error).__name__})"
-    return " ".join(str(error).replace(str(file), "").split()).strip(" :") or type(error).__name__
+    text = " ".join(str(error).replace(str(file), "").split()).strip(" :")
+    return printable(text) or type(error).__name__

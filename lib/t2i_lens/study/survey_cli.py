@@ -109,9 +109,11 @@ def _tokens_table(tokens: pd.DataFrame) -> Table:
 
 
 def _refused_table(refused: pd.DataFrame) -> Table:
+    from t2i_lens.inversion.survey import printable
+
     table = Table("refused file", "reason")
     for row in refused.head(SHOWN).itertuples():
-        table.add_row(row.file, row.reason)
+        table.add_row(printable(row.file), row.reason)
     if len(refused) > SHOWN:
         table.caption = f"{len(refused) - SHOWN} more in refused.csv"
     return table
