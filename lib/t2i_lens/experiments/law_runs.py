@@ -31,7 +31,7 @@ from t2i_lens.toybox.likeness import likeness
 LONG, SHORT = 3000, 300  # steps: the largest decay but one ends near its ceiling; pure norm laws
 DECAYS = {0.0: LONG, 1e-2: LONG, 1e-1: LONG, 1.0: LONG // 2}  # weight decay -> steps
 LONGEST = 3  # concepts that are trained for so long, and drawn
-RATES = (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)
+RATES = (2.5e-3, 5e-3, 1e-2, 2e-2)
 SGD_RATE, MOMENTUM = 0.25, 0.9
 TOGETHER = 6  # runs of a batch; at most these are lost by an interruption
 PROMPT_SET = "dose"
@@ -193,7 +193,13 @@ def arms(tokens: Mapping[tuple[str, str], Inversion], concept: str) -> list[Arm]
         norm = np.linalg.norm(ends[f"decay {decay:g}"]) / np.linalg.norm(last)
         rows[f"no decay, cut to {decay:g}"] = np.float32(norm) * last
     edited = [
-        Arm(concept, name, word, concept, (Swap(Value(name, torch.from_numpy(np.array(row))), ()),))
+        Arm(
+            concept,
+            name,
+            word,
+            concept,
+            (Swap(Value(name, torch.from_numpy(np.array(row))), positions=()),),
+        )
         for name, row in rows.items()
     ]
     return [Arm(concept, "class word", word, word), *edited]
