@@ -65,12 +65,6 @@ def test_a_folder_without_embeddings_says_how_to_train_them(tmp_path):
         embedding_table.load_inversions(tmp_path)
 
 
-def test_published_tokens_are_in_units_of_their_own_model():
-    points = embedding_table.published_ratios()
-    assert set(points["role"]) == {"placeholder", "bos", "eos"}
-    assert points["ratio"].between(0.5, 200).all()
-
-
 def test_published_run_stays_within_five_percent_of_the_law():
     found = embedding_geometry.growth(**embedding_table.published_trajectory())
     ratio = found["norms"] / found["law"]

@@ -163,6 +163,11 @@ def doses_folder(folder: Path) -> Path:
     return Path(folder).with_name(f"{Path(folder).name}-doses")
 
 
+def laws_folder(folder: Path) -> Path:
+    """Folder of the trainings that test the law of the norm, see `law_runs`."""
+    return Path(folder).with_name(f"{Path(folder).name}-laws")
+
+
 def load_variants(folder: Path) -> pd.DataFrame:
     """Every TI embedding of a model that was trained here, in the standard way and in others.
 
@@ -214,27 +219,6 @@ def load_variants(folder: Path) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def published_ratios(file: Path = DATA / "published_embeddings.yaml") -> pd.DataFrame:
-    """Norms of public TI embeddings, BOS and EOS, over their model's mean trained norm.
-
-    Returns:
-        Columns source (the repository), model, token, ratio, role; multi-vector tokens
-        have a row per norm that is known.
-    """
-    published, points = yaml.safe_load(Path(file).read_text()), []
-    for model in published["models"].values():
-        for role in ("bos", "eos"):
-            ratio = model[f"{role}_norm"] / model["trained_mean_norm"]
-            points.append((model["name"], model["name"], role.upper(), ratio, role))
-    for entry in published["embeddings"]:
-        model = published["models"][entry["model"]]
-        for norm in entry["norms"]:
-            ratio = norm / model["trained_mean_norm"]
-            source = entry["source"].split("@")[0]
-            points.append((source, model["name"], entry["token"], ratio, "placeholder"))
-    return pd.DataFrame(points, columns=["source", "model", "token", "ratio", "role"])
 
 
 def published_trajectory(file: Path = DATA / "published_embeddings.yaml") -> dict:

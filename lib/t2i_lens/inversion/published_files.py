@@ -34,6 +34,10 @@ MODELS = {
 Layout = Literal["diffusers", "a1111"]
 
 
+class UnnamedTokenError(ValueError):
+    """A file holds a tensor without a name, and none was given."""
+
+
 @dataclass(frozen=True, eq=False)
 class LearnedToken:
     """A placeholder as stored in a file.
@@ -43,11 +47,13 @@ class LearnedToken:
         rows: Rows of the input embedding table, in the file's dtype, one array per text encoder:
             one for Stable Diffusion, two (CLIP-L, CLIP-G) for SDXL.
         layout: Which kind of file it was.
+        step: Optimiser steps taken, where the file has an entry for them.
     """
 
     name: str
     rows: tuple[TowerRows, ...]
     layout: str
+    step: int | None = None
 
     @property
     def likely_model(self) -> str:
@@ -64,6 +70,7 @@ def read_tokens(file: Path, name: str | None = None) -> list[LearnedToken]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        UnnamedTokenError: it holds a bare tensor, and no name was given.
         ValueError: it is damaged, holds code, or is no embedding; the message says which.
     """
     file = Path(file)
@@ -79,8 +86,10 @@ def read_tokens(file: Path, name: str | None = None) -> list[LearnedToken]:
     layout, entries = _entries(content, file, name)
     if name is not None and len(entries) > 1:
         raise ValueError(f"{file} holds {', '.join(entries)}: --name is for a file of one token")
+    step = content.get("step") if isinstance(content, Mapping) else None
+    step = step if type(step) is int and step >= 0 else None
     return [
-        LearnedToken(name or own, tuple(_rows(t, own, file) for t in tensors), layout)
+        LearnedToken(name or own, tuple(_rows(t, own, file) for t in tensors), layout, step)
         for own, tensors in entries.items()
     ]
 
@@ -209,7 +218,9 @@ def _entries(
     """The layout, and name -> a tensor per text encoder."""
     if isinstance(content, Tensor):
         if name is None:
-            raise ValueError(f"{file} holds a bare tensor without a name: give one with --name")
+            raise UnnamedTokenError(
+                f"{file} holds a bare tensor without a name: give one with --name"
+            )
         return "bare tensor", {name: (content,)}
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{file} holds no embedding but a {type(content).__name__}")
@@ -247,6 +258,9 @@ def _rows(tensor: object, name: str, file: Path) -> TowerRows:
         raise ValueError(f"{file}: {name!r} is no tensor of real numbers")
     if tensor.ndim not in (1, 2) or tensor.numel() == 0:
         raise ValueError(f"{file}: {name!r} has shape {tuple(tensor.shape)}, not [vector, d_model]")
+    # Strides can make a file of a kilobyte claim a tensor of terabytes.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{file}: {name!r} claims more numbers than the file holds")
     if not tensor.isfinite().all():
         raise ValueError(f"{file}: {name!r} holds numbers that are not finite")
     return torch.atleast_2d(tensor.detach())

@@ -1,4 +1,4 @@
-"""Optimiser steps of embedding rows: Adam, AdamW or SGD, penalties, fixed norms.
+"""Optimiser steps of embedding rows: AdamW or SGD, penalties, fixed norms, differences, rounding.
 
 Every run of a batch has its own rows and its own settings; none sees another's.
 """
@@ -22,6 +22,8 @@ def optimizer_for(rows: Rows, configs: Sequence[InversionConfig]) -> torch.optim
         for row, c in zip(rows, configs, strict=True)
     ]
     if configs[0].optimizer == "sgd":
+        for group, config in zip(groups, configs, strict=True):
+            group["momentum"] = config.momentum
         return torch.optim.SGD(groups)
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
 
@@ -44,7 +46,8 @@ def take(
     """One step of all runs, in place; rows of a fixed norm move on their sphere.
 
     Such a row loses the part of its gradient that points along it, which only Adam's estimate
-    of the gradient's size would see, and is brought back to the sphere after its step.
+    of the gradient's size would see, and is brought back to the sphere after its step. Of a
+    relative row only the difference from its start decays: the start's share is given back.
     """
     fixed = [i for i, config in enumerate(configs) if config.fixed_norm]
     for i in fixed:
@@ -54,3 +57,8 @@ def take(
     for i in fixed:
         norms = initial[i].norm(dim=-1, keepdim=True)
         rows[i].copy_(functional.normalize(rows[i], dim=-1) * norms)
+    for i, config in enumerate(configs):
+        if config.relative:
+            rows[i].add_(initial[i], alpha=config.learning_rate * config.weight_decay)
+        if config.half_rows:
+            rows[i].copy_(rows[i].half())

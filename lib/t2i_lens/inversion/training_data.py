@@ -78,11 +78,14 @@ class InversionConfig:
         record_every: Steps between two records of the trajectory.
         bfloat16: Forward pass in bfloat16 autocast; rows and optimiser stay float32. Pays
             on a GPU and on a processor with matrix tiles; others are faster in float32.
-        optimizer: "sgd" is without momentum.
+        optimizer: "sgd" has the momentum below.
+        momentum: Of SGD; a lasting gradient then moves a row by lr / (1 - momentum) per step.
         l1_penalty: Weight of Σ|e| over a run's rows, added to what is minimised.
         l2_penalty: Weight of Σe², likewise.
         fixed_norm: Only the direction is learned: the gradient's part along a row is taken out,
             and after each step the row gets back the norm that it started with.
+        relative: The row is its start plus a learned difference, and decay shortens only that.
+        half_rows: Rows are rounded to float16 after each step, as in training in half precision.
     """
 
     steps: int
@@ -99,6 +102,9 @@ class InversionConfig:
     l1_penalty: float = 0.0
     l2_penalty: float = 0.0
     fixed_norm: bool = False
+    momentum: float = 0.0
+    relative: bool = False
+    half_rows: bool = False
 
 
 class Draws(Iterator):

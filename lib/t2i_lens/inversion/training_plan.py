@@ -123,8 +123,7 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
     ]
     if not hero:
         return variants
-    held_out = [c for c in concepts if c.kind == "object" and not (c.hero or c.development)]
-    several = (*hero, *(c.name for c in held_out))[:FEW]
+    few = few_names(concepts)
     one_template = replace(standard, templates=standard.templates[:1])
     # A run without a template must not be told to have 27.
     no_template = replace(standard, templates=())
@@ -148,13 +147,20 @@ def plan(standard: InversionConfig, concepts: Sequence[Concept]) -> list[Variant
             for decay in WEIGHT_DECAYS
             if decay != standard.weight_decay
         ),
-        Variant("noise", several, standard, pictures="noise"),
-        Variant("l1", several, replace(standard, l1_penalty=L1_PENALTY)),
-        Variant("l2", several, replace(standard, l2_penalty=L2_PENALTY)),
-        Variant("direction", several, replace(standard, fixed_norm=True)),
-        Variant("sgd", several, replace(standard, optimizer="sgd", learning_rate=SGD_RATE,
+        Variant("noise", few, standard, pictures="noise"),
+        Variant("l1", few, replace(standard, l1_penalty=L1_PENALTY)),
+        Variant("l2", few, replace(standard, l2_penalty=L2_PENALTY)),
+        Variant("direction", few, replace(standard, fixed_norm=True)),
+        Variant("sgd", few, replace(standard, optimizer="sgd", learning_rate=SGD_RATE,
                                     weight_decay=0.0)),
     ]  # fmt: skip
+
+
+def few_names(concepts: Sequence[Concept]) -> tuple[str, ...]:
+    """The hero and the first held-out objects, `FEW` in all."""
+    hero = [c.name for c in concepts if c.hero]
+    held_out = [c for c in concepts if c.kind == "object" and not (c.hero or c.development)]
+    return tuple([*hero, *(c.name for c in held_out)][:FEW])
 
 
 def names(concepts: Sequence[Concept]) -> list[str]:

@@ -45,6 +45,17 @@ def predicted_norm(
     return np.sqrt(initial_norm**2 * np.exp(-decay) + grown)
 
 
+def norm_ceiling(width: int, learning_rate: float, weight_decay: float) -> float:
+    """Norm at which decay takes as much as AdamW's steps add: √(d·lr / (2·wd)).
+
+    Args:
+        As in `predicted_norm`; the decay is above 0.
+
+    Shown in: notebooks/21_real_token_norms.ipynb
+    """
+    return float(np.sqrt(width * learning_rate / (2 * weight_decay)))
+
+
 def pairwise_histogram(
     rows: Float[np.ndarray, "token d_model"], edges: Float[np.ndarray, " edge"]
 ) -> dict[str, np.ndarray]:

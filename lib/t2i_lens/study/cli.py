@@ -11,7 +11,7 @@ from rich.table import Table
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.study import book as pages
-from t2i_lens.study import claims, embeddings_cli, execute
+from t2i_lens.study import claims, embeddings_cli, execute, laws_cli, survey_cli
 from t2i_lens.study import scoreboard as board
 from t2i_lens.study.parameters import check
 
@@ -20,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 claims_app = typer.Typer(invoke_without_command=True, help="List claims and their verdicts.")
 app.add_typer(claims_app, name="claims")
 app.add_typer(embeddings_cli.app, name="embeddings")
+app.command()(survey_cli.survey)
+app.command()(laws_cli.laws)
 
 
 @app.command()

@@ -19,11 +19,24 @@ class Layout(StrEnum):
 
 
 @app.command()
-def inspect(file: Source, name: Name = None) -> None:
-    """Show the contents of an embedding file: names, vectors, widths, norms, the likely model."""
+def inspect(
+    file: Source,
+    name: Name = None,
+    lr: Annotated[
+        float | None, typer.Option(min=1e-12, help="rate that reached the optimiser")
+    ] = None,
+    decay: Annotated[float, typer.Option(min=0, help="weight decay of AdamW")] = 0.01,
+) -> None:
+    """Show the contents of an embedding file: names, vectors, widths, norms, the likely model.
+
+    Says where each norm lies among public tokens and, as far as the recipe is known, on the law of
+    the optimiser.
+    """
     from t2i_lens.inversion.concept_library import locate
+    from t2i_lens.inversion.public_norms import place
     from t2i_lens.inversion.published_files import read_tokens
 
+    places = []
     table = Table("token", "vectors", "width", "dtype", "norms", "likely model", "layout")
     for token in read_tokens(locate(file), name):
         widths = " + ".join(str(rows.shape[1]) for rows in token.rows)
@@ -35,8 +48,15 @@ def inspect(file: Source, name: Name = None) -> None:
             token.name, str(len(token.rows[0])), widths, ", ".join(sorted(dtypes)),
             " + ".join(norms), token.likely_model, token.layout,
         )  # fmt: skip
+        for rows in token.rows:
+            norm, recipe = float(rows.double().norm(dim=1).mean()), {"steps": token.step}
+            recipe |= {"learning_rate": lr, "weight_decay": decay}
+            places.append(f"{token.name}: {place(norm, rows.shape[1], **recipe)}")
     # Rich would read a name such as [b] as a style.
-    Console(markup=False).print(table)
+    console = Console(markup=False, highlight=False)
+    console.print(table)
+    for line in places:
+        console.print(line, soft_wrap=True)
 
 
 @app.command()

@@ -123,7 +123,7 @@ class Control(_Model):
 class Claim(_Model):
     """One sentence that can be true or false, and how it is decided. Fields: `data/claims.yaml`."""
 
-    id: str = Field(pattern=r"^[BPTLNX]\d{2}$")
+    id: str = Field(pattern=r"^[BPTLNXR]\d{2}$")
     source: Source
     also: tuple[Source, ...] = ()
     kind: Literal["reproduce", "beyond"]
