@@ -12,7 +12,7 @@ from t2i_lens.experiments.arms import Arm, Design, distinct, placed
 from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.models.tokens import TokenRow
 from t2i_lens.probes.cross_attention import AttentionMaps, Keep, record
-from t2i_lens.probes.heat_maps import daam_norms, heat_maps, token_shares
+from t2i_lens.probes.heat_maps import heat_maps, token_shares
 from t2i_lens.probes.sampling import generate, initial_latents
 from t2i_lens.probes.unet_hooks import short_name
 from t2i_lens.stats.metrics import flatness, gini, roughness
@@ -109,16 +109,42 @@ def draw_with_maps(
         ValueError: as `arms.placed`, or the arms' prompts differ in length.
     """
     maps, pictures = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(), sampling)
-    ends = {row.eos for row in maps.rows}
-    if len(ends) > 1:
-        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
-    fed = ends.pop() + 1
+    fed = _fed(maps)
     heat = heat_maps(maps)[:, :fed] / len(maps.steps)
-    names = [["BOS", *row.pieces[1 : fed - 1], "EOS"] for row in maps.rows[:: len(seeds)]]
     return {
         "pictures": pictures,
         "maps": heat.reshape(len(arms), len(seeds), *heat.shape[1:]).numpy(),
-        "pieces": np.array([[name.removesuffix("</w>") for name in row] for row in names]),
+        "pieces": _pieces(maps, fed)[:: len(seeds)],
+    }
+
+
+def maps_by_step(
+    pipe, arms: Sequence[Arm], prompt: str, seed: int, kept: Sequence[int], **sampling
+) -> dict[str, np.ndarray]:
+    """Pictures of one prompt with the heat maps of its tokens, BOS to EOS, apart for some steps.
+
+    Args:
+        arms: As in `draw_with_maps`.
+        prompt: With the slot `{}`.
+        kept: Steps, from 0.
+
+    Returns:
+        `pictures` uint8 [arm, height, width, 3]; `maps` [arm, step, token, 16, 16], the share of
+        attention that a place pays to a token, 0 to 1; `pieces` [arm, token].
+
+    Raises:
+        ValueError: as `draw_with_maps`.
+
+    Shown in: notebooks/04_attention_dominance.ipynb
+    """
+    keep = Keep(per_step=True, steps=tuple(kept))
+    maps, pictures = _recorded(pipe, arms, [Prompt(prompt, ())], [seed], keep, sampling)
+    fed = _fed(maps)
+    steps = [_one_step(maps, step, list(maps.layers), fed, (16, 16)) for step in range(len(kept))]
+    return {
+        "pictures": pictures.reshape(len(arms), *pictures.shape[-3:]),
+        "maps": torch.stack(steps, 1).numpy(),
+        "pieces": _pieces(maps, fed),
     }
 
 
@@ -138,13 +164,17 @@ def trace_norms(
         ValueError: as `draw_with_maps`.
     """
     maps, _ = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(per_step=True), sampling)
-    row = maps.rows[0]
-    if len({r.eos for r in maps.rows}) > 1:
-        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
-    slot, fed = row.positions(arms[0].word), row.eos + 1
+    row, fed = maps.rows[0], _fed(maps)
+    slot = row.positions(arms[0].word)
     norms = np.stack(
         [
-            np.stack([_one_step(maps, step, path, fed) for path in maps.layers], 1)
+            np.stack(
+                [
+                    _one_step(maps, step, [path], fed).flatten(2).norm(dim=-1).numpy()
+                    for path in maps.layers
+                ],
+                1,
+            )
             for step in range(len(maps.steps))
         ],
         1,
@@ -188,10 +218,26 @@ def beside_daam(pipe, prompt: str, seed: int, **sampling) -> dict[str, np.ndarra
     return {"daam": theirs.numpy(), "recorder": ours.numpy()}
 
 
-def _one_step(maps: AttentionMaps, step: int, path: str, fed: int) -> np.ndarray:
-    alone = maps.layers[path][:, :, step : step + 1, ..., :fed]
-    one = replace(maps, layers={path: alone}, steps=(maps.steps[step],), tokens=tuple(range(fed)))
-    return daam_norms(one).numpy()
+def _fed(maps: AttentionMaps) -> int:
+    """Tokens from BOS to EOS, equally many in all samples."""
+    ends = {row.eos for row in maps.rows}
+    if len(ends) > 1:
+        raise ValueError("the arms' words have different numbers of tokens; draw them apart")
+    return ends.pop() + 1
+
+
+def _pieces(maps: AttentionMaps, fed: int) -> np.ndarray:
+    names = [["BOS", *row.pieces[1 : fed - 1], "EOS"] for row in maps.rows]
+    return np.array([[name.removesuffix("</w>") for name in row] for row in names])
+
+
+def _one_step(
+    maps: AttentionMaps, step: int, paths: Sequence[str], fed: int, size: tuple[int, int] = (64, 64)
+) -> torch.Tensor:
+    """Heat maps [sample, token, height, width] of one step alone."""
+    alone = {path: maps.layers[path][:, :, step : step + 1, ..., :fed] for path in paths}
+    one = replace(maps, layers=alone, steps=(maps.steps[step],), tokens=tuple(range(fed)))
+    return heat_maps(one, size)
 
 
 def _recorded(pipe, arms, prompts, seeds, keep: Keep, sampling: dict):
