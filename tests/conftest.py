@@ -13,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
+NUMBERS = ("public_tokens.yaml", "published_embeddings.yaml", "published_text_editing.yaml")
 TOC = "format: jb-book\nroot: intro\nparts:\n  - caption: Chapters\n    chapters:\n"
 
 
@@ -84,7 +85,7 @@ def make_project(root: Path) -> Project:
     (root / "book" / "_static").mkdir()
     for name in ("book.css", "book.js"):
         shutil.copy(REPOSITORY / "book" / "_static" / name, root / "book" / "_static")
-    for name in ("published_embeddings.yaml", "published_text_editing.yaml"):
+    for name in NUMBERS:
         shutil.copy(REPOSITORY / "data" / name, root / "data")
     shutil.copy(REPOSITORY / "notebooks" / "Snakefile", root / "notebooks")
     pages = ("chapters/01_tiny", "scoreboard", "glossary", "bibliography")

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.notebooks
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OFFLINE = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 AXE = "axe-core@4.14.1"
-PAGES = ("index.html", "chapters/01_tiny.html", "scoreboard.html", "bibliography.html")
+PAGES = ("intro.html", "chapters/01_tiny.html", "scoreboard.html", "bibliography.html")
 WIDTHS, THEMES = (1300, 390), ("light", "dark")
 HEAVIEST = 300_000  # bytes of a page's interactive figures
 
@@ -86,7 +86,7 @@ def requested(page) -> list[str]:
     return [url for url in page.outside if not url.startswith(("file:", "data:"))]
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ("index.html", *PAGES))
 def test_a_page_opens_from_disk_without_requests_or_errors(site, name):
     page = site(name)
     page.wait_for_timeout(300)
@@ -227,7 +227,7 @@ def test_without_script_and_on_paper_the_still_figure_stands_alone(site):
 
 
 def test_a_term_of_the_glossary_is_explained_by_pointing_and_by_focus(site):
-    page = site("index.html")
+    page = site("intro.html")
     term = page.locator("a.term-link", has_text="placeholder token").first
     tip = page.locator("#term-tip")
     assert not tip.is_visible()

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from t2i_lens.base.paths import DATA
+from t2i_lens.inversion.concept_library import public_tokens
 from t2i_lens.models.profiles import PROFILES
 from t2i_lens.study.answers import Answer
 from t2i_lens.study.render import render
@@ -81,7 +82,12 @@ def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None
         for p in PROFILES.values()
     ]
     return render(
-        "profiles.md", profiles=list(PROFILES), chapters=rows, reasons=letters, models=models
+        "profiles.md",
+        profiles=list(PROFILES),
+        chapters=rows,
+        reasons=letters,
+        models=models,
+        public=public_tokens(),
     )
 
 
