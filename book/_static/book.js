@@ -183,6 +183,11 @@
     document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   }
 
+  // A list whose items have another role is none to a screen reader.
+  function mendLists() {
+    for (const list of document.querySelectorAll(".citation-list")) list.removeAttribute("role");
+  }
+
   // The theme names buttons by labels that leave out the text they show; speech input needs both.
   function nameButtons() {
     for (const node of document.querySelectorAll(".search-button__button, summary[aria-label]")) {
@@ -195,6 +200,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     nameButtons();
+    mendLists();
     document.querySelectorAll(".scoreboard").forEach(startScoreboard);
     document.querySelectorAll(".interactive").forEach(startInteractive);
     const links = document.querySelectorAll("a.term-link");

@@ -123,7 +123,7 @@ def test_formulas_and_figures_are_rendered(site):
 
 def test_a_chapter_begins_with_its_answer_and_its_figure_in_the_first_screen(site):
     page = site("chapters/01_tiny.html")
-    places = [page.locator(s).first.bounding_box() for s in ("h1", ".answer", "figure img")]
+    places = [page.locator(s).first.bounding_box() for s in ("article h1", ".answer", "figure img")]
     tops = [place["y"] for place in places]
     assert tops == sorted(tops) and tops[-1] < 900
     assert "The first axis holds 0." in page.locator(".answer").inner_text()
@@ -188,7 +188,7 @@ def test_a_word_shows_its_map_by_pointing_and_by_focus_step_by_step(site):
     figure = page.locator(".interactive[data-kind=maps]")
     figure.wait_for()
     token, learned = figure.locator("canvas").first, "<new> / toy"
-    page.locator("h1").hover()
+    page.locator("article h1").hover()
     figure.get_by_role("button", name="a", exact=True).hover()
     assert token.get_attribute("aria-label") == "TI token: map of a in step 1 of 9"
     before = token.evaluate(PIXEL)
