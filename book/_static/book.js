@@ -111,7 +111,7 @@
       const small = make("canvas", { width: size, height: size });
       const image = new ImageData(size, size);
       for (let i = 0; i < size * size; i += 1) {
-        image.data.set([255, 200, 0, Math.round(0.85 * data[4 * i])], 4 * i);
+        image.data.set([255, 210, 60, Math.round(0.9 * data[4 * i])], 4 * i);
       }
       small.getContext("2d").putImageData(image, 0, 0);
       return small;
@@ -124,7 +124,7 @@
       views.forEach(({ canvas, label }, arm) => {
         const context = canvas.getContext("2d");
         context.imageSmoothingEnabled = false;
-        context.filter = "grayscale(1) brightness(0.7)";
+        context.filter = "grayscale(1) brightness(0.4)";
         context.drawImage(pictures, 0, arm * height, width, height, 0, 0, canvas.width, canvas.height);
         context.filter = "none";
         context.imageSmoothingEnabled = true;
@@ -147,7 +147,7 @@
     });
     const move = slider("step", steps, draw);
     const words = make("div", { className: "words", role: "group", "aria-label": "words of the prompt" }, buttons);
-    const note = `Brightness is the share of attention on a logarithmic scale from ${about.floor} to 1.`;
+    const note = `The colour is the share of attention on a logarithmic scale from ${about.floor} to 1.`;
     root.append(words, move.node, make("div", { className: "views" }, views.map((v) => v.node)), said, make("p", { textContent: note }));
     draw();
   }

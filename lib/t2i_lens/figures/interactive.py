@@ -18,7 +18,7 @@ MIME = "application/vnd.t2i-lens.interactive+json"
 LARGEST = 150_000  # bytes of an atlas, so that a page with its labels stays below 300 kB
 WIDEST = 128  # pixels of a picture in an atlas; larger ones are reduced
 QUALITIES = (88, 70, 50, 30)  # of the compressed pictures; the first that fits is taken
-FLOOR = 1e-3  # share of attention that the darkest place of a map stands for
+FLOOR = 5e-3  # share of attention that the darkest place of a map stands for
 
 
 @dataclass(frozen=True)
