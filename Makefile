@@ -78,4 +78,4 @@ record: $(READY) ## make the measured claims the records that later runs are com
 clean: ## delete generated files, but not the environment
 	rm -rf build/runs build/trials build/results build/failed build/tmp build/book build/book.json \
 	  build/book.log build/matplotlib book/chapters book/scoreboard.md \
-	  book/profiles.md book/capture.md book/toybox book/_static/mathjax
+	  book/profiles.md book/capture.md book/published_numbers.md book/generated book/toybox book/_static/mathjax

@@ -13,6 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
+NUMBERS = ("public_tokens.yaml", "published_embeddings.yaml", "published_text_editing.yaml")
 TOC = "format: jb-book\nroot: intro\nparts:\n  - caption: Chapters\n    chapters:\n"
 
 
@@ -78,13 +79,17 @@ class Project:
 def make_project(root: Path) -> Project:
     """A project whose one chapter is the fixture notebook, with the real book's settings."""
     shutil.copytree(FIXTURES / "project", root)
-    for name in ("_config.yml", "references.bib", "_ext"):
+    for name in ("_config.yml", "references.bib", "glossary.md", "_ext"):
         source, target = REPOSITORY / "book" / name, root / "book" / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    (root / "book" / "_static").mkdir()
+    for name in ("book.css", "book.js"):
+        shutil.copy(REPOSITORY / "book" / "_static" / name, root / "book" / "_static")
+    for name in NUMBERS:
+        shutil.copy(REPOSITORY / "data" / name, root / "data")
     shutil.copy(REPOSITORY / "notebooks" / "Snakefile", root / "notebooks")
-    contents = "".join(
-        f"      - file: {name}\n" for name in ("chapters/01_tiny", "scoreboard", "bibliography")
-    )
+    pages = ("chapters/01_tiny", "scoreboard", "glossary", "bibliography")
+    contents = "".join(f"      - file: {name}\n" for name in pages)
     (root / "book" / "_toc.yml").write_text(TOC + contents)
     return Project(root)
 

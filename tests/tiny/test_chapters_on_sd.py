@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tiny_hub import WIDTH, make_hub
+from tiny_hub import PUBLIC, WIDTH, make_hub
 
 from t2i_lens.base.paths import DATA, ROOT
+from t2i_lens.inversion.concept_library import public_tokens
 from t2i_lens.study.claims import load_claims
 from t2i_lens.study.manifest import NAME
 from t2i_lens.study.support import load_support
@@ -84,10 +85,10 @@ def user(tmp_path_factory, make_pipe):
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
         environment.pop(name, None)
 
-    def python(*arguments: str) -> str:
+    def python(*arguments: str, **changed: Path) -> str:
         done = subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True,
-            cwd=home,
+            [sys.executable, *arguments], capture_output=True, text=True, cwd=home,
+            env=environment | {name: str(value) for name, value in changed.items()},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
         return done.stdout
@@ -134,6 +135,44 @@ def test_a_chapter_measures_its_claims_and_names_the_commit(measured, chapter, p
     assert {claim["profile"] for claim in claims} == {profile}
     run = json.loads((folder / "run.json").read_text())
     assert run["model"] == f"{MODELS[profile]}:float32" and run["pinned"]
+
+
+@pytest.fixture(scope="module")
+def visitor(user):
+    """Output and folder of a run of somebody who changed `profile` and did nothing else."""
+    script = user.home / "visit.py"
+    script.write_text(EXECUTE)
+    build = user.home / "visitor"
+    out = user(str(script), json.dumps([("02_norms", {"profile": PROFILE})]), T2I_LENS_BUILD=build)
+    return build, Path(json.loads(out.splitlines()[-1])[0])
+
+
+def test_a_visitor_without_a_token_measures_the_listed_public_ones_by_their_commit(visitor):
+    build, folder = visitor
+    listed = public_tokens()
+    notebook = json.loads((folder / "notebook.ipynb").read_text())
+    said = "".join(
+        "".join(output["text"])
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "stream"
+    )
+    assert f"fetching {len(listed.tokens)} public ones, about 45 kB" in said
+    files = sorted((build / "embeddings" / PROFILE).glob("*/provenance.json"))
+    brought = [json.loads(file.read_text()) for file in files]
+    assert {b["source"] for b in brought} == {f"{t.id}@{PUBLIC}" for t in listed.tokens}
+    (hero,) = [b["concept"] for b in brought if b["concept"]["hero"]]
+    assert (hero["placeholder_token"], hero["superclass"]) == ("<cat-toy>", "toy")
+    claims = json.loads((folder / "claims.json").read_text())
+    assert {claim["id"] for claim in claims} == {"B06", "B07", "B08"}
+
+
+def test_a_listed_token_is_added_by_its_id_alone(user):
+    build = user.home / "adds"
+    command = ("-m", "t2i_lens.study.cli", "embeddings", "add", "sd-concepts-library/cat-toy")
+    added = Path(user(*command, T2I_LENS_BUILD=build).strip())
+    assert added == build / "embeddings" / PROFILE / "cat_toy"
+    assert json.loads((added / "provenance.json").read_text())["concept"]["superclass"] == "toy"
 
 
 def test_a_token_that_was_brought_is_measured_beside_those_trained(measured):

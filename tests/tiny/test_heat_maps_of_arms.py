@@ -94,3 +94,25 @@ def test_the_package_daam_finds_the_same_maps(pipe):
     # Float32 sums in another order; maps are of order 0.1 to 2.
     np.testing.assert_allclose(both["recorder"], both["daam"], atol=2e-5)
     assert both["daam"].max() > 0.01
+
+
+def test_maps_of_single_steps_add_up_to_the_map_of_all(shared_pipe):
+    arms, sentence = [arm("toy"), arm("dog", "other noun")], PROMPTS[0].text
+    alone = dominance.maps_by_step(shared_pipe, arms, sentence, 0, (0, 1), **FEW)
+    together = dominance.draw_with_maps(shared_pipe, arms, sentence, [0], **FEW)
+    assert alone["pieces"].tolist() == together["pieces"].tolist()
+    assert alone["pieces"][1].tolist() == ["BOS", "a", "dog", "next", "to", "a", "man", "EOS"]
+    np.testing.assert_array_equal(alone["pictures"], together["pictures"][:, 0])
+    shares = together["maps"][:, 0].mean((-2, -1))
+    # Resizing to 16 and to 64 pixels clips other negative values of the bicubic filter.
+    np.testing.assert_allclose(alone["maps"].mean((1, -2, -1)), shares, atol=2e-3)
+
+
+def test_only_the_steps_that_were_asked_for_are_kept(shared_pipe):
+    first, last = (
+        dominance.maps_by_step(shared_pipe, [arm("toy")], PROMPTS[0].text, 0, kept, **FEW)["maps"]
+        for kept in ((0,), (1,))
+    )
+    both = dominance.maps_by_step(shared_pipe, [arm("toy")], PROMPTS[0].text, 0, (0, 1), **FEW)
+    np.testing.assert_array_equal(both["maps"], np.concatenate([first, last], axis=1))
+    assert not np.array_equal(first, last)

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTokenizer
@@ -14,12 +15,28 @@ from t2i_lens.toybox.nets import networks, tokenizer
 from t2i_lens.toybox.nets.pair import ContrastivePair
 from t2i_lens.toybox.training import fit as fitting
 from t2i_lens.toybox.training import stages
+from t2i_lens.toybox.training.export import forget_derived
 from t2i_lens.toybox.training.fit import Schedule, fit
 from t2i_lens.toybox.training.shipped import MODELS, TOKENS, shipped_weights
 from t2i_lens.toybox.world.atlas import world_words
 from t2i_lens.toybox.world.captions import CARELESS
 
 CPU = torch.device("cpu")
+
+
+def test_an_exported_autoencoder_loads_without_a_remark_on_its_configuration(tmp_path, caplog):
+    small = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1),
+    )  # fmt: skip
+    small.save_pretrained(tmp_path)
+    AutoencoderTiny.from_pretrained(tmp_path)
+    assert "not expected and will be ignored" in caplog.text
+    caplog.clear()
+    forget_derived(tmp_path)
+    loaded = AutoencoderTiny.from_pretrained(tmp_path)
+    assert caplog.text == ""
+    assert list(loaded.config.block_out_channels) == [8, 8]
 
 
 def make_batch(rng: np.random.Generator) -> torch.Tensor:

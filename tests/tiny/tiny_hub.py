@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from t2i_lens.base.paths import DATA
+from t2i_lens.inversion.concept_library import public_tokens
 from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.judging import judges
 from t2i_lens.models import profiles
@@ -28,6 +29,7 @@ from t2i_lens.toybox.nets.tokenizer import build
 
 WIDTH, SECOND = 32, 48  # of the text encoders
 SHARPER, SHIFT = 10, -0.2  # found by trial: a noun is found in some pictures of noise, not in all
+PUBLIC = "3" * 40  # commit of each public token
 MORE = "a photo of the style in that says toy turtle"
 
 
@@ -36,6 +38,7 @@ def sentences() -> list[str]:
     sets = yaml.safe_load((DATA / "prompts" / "prompts.yaml").read_text())
     said = [prompt["text"].replace("{}", "") for prompts in sets.values() for prompt in prompts]
     said += [concept.superclass for concept in load_concepts()]
+    said += [token.class_word for token in public_tokens().tokens]
     words = yaml.safe_load((DATA / "prompts" / "words.yaml").read_text())["sd"]
     return [*said, (DATA / "prompts" / "sd.yaml").read_text(), " ".join(words["animals"]), MORE]
 
@@ -120,7 +123,7 @@ def save_encoder(folder: Path) -> None:
 
 
 def make_hub(home: Path, plain: StableDiffusionPipeline) -> Path:
-    """A cache for `HF_HOME` with SD 1.5, SDXL, and the two models that look at pictures.
+    """A cache for `HF_HOME` with SD 1.5, SDXL, public tokens, and two models that see pictures.
 
     Args: plain: As in `tiny_sd15`.
     """
@@ -130,4 +133,9 @@ def make_hub(home: Path, plain: StableDiffusionPipeline) -> Path:
         tiny(words, plain).save_pretrained(place(hub, profile.repo, profile.revision))
     save_detector(place(hub, judges.DETECTOR, "1" * 40), home / "words")
     save_encoder(place(hub, judges.ENCODER, "2" * 40))
+    for number, token in enumerate(public_tokens().tokens):
+        rows = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(number)) * 0.1
+        name = token.id.partition("/")[2]
+        learned = {f"<{name}>": rows[0]}
+        torch.save(learned, place(hub, token.id, PUBLIC) / "learned_embeds.bin")
     return home

@@ -3,12 +3,15 @@
 import ast
 import json
 import re
+import tomllib
 
 import pytest
+import yaml
 
 from t2i_lens.base.paths import ROOT
-from t2i_lens.study.book import toc
-from t2i_lens.study.claims import load_claims
+from t2i_lens.study.answers import answer
+from t2i_lens.study.book import RECORDED, toc
+from t2i_lens.study.claims import load_claims, load_records
 from t2i_lens.study.execute import NOTEBOOKS
 
 CLAIMS = load_claims()
@@ -61,6 +64,23 @@ def test_the_setup_cell_is_the_same_everywhere(file):
 def test_a_notebook_opens_in_colab_at_the_tag_of_its_setup(file):
     (tag,) = set(re.findall(r'"(v[\d.]+)"', source(cells(file, "code")[0])))
     assert f"/blob/{tag}/notebooks/{file.name}" in source(cells(file)[0])
+
+
+def test_notebooks_package_and_book_name_the_same_release():
+    package = tomllib.loads((ROOT / "lib" / "pyproject.toml").read_text())["project"]
+    book = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())
+    theme = book["sphinx"]["config"]["html_theme_options"]
+    (tag,) = set(re.findall(r'"(v[\d.]+)"', source(cells(FILES[0], "code")[0])))
+    branches = {book["repository"]["branch"], theme["repository_branch"]}
+    assert branches == {tag} == {f"v{package['version']}"}
+
+
+@each_notebook
+def test_the_answer_of_a_notebook_fits_its_claims_and_figures(file):
+    notebook = json.loads(file.read_text())
+    found = answer(file.stem, notebook, CLAIMS, load_records(RECORDED / "toybox"))
+    assert found.claim.chapter == file.stem and found.title.endswith("?")
+    assert found.figure and re.search(r"[.!]$", found.sentence)
 
 
 @each_notebook

@@ -1,10 +1,13 @@
-"""The scoreboard: every claim in words, with value, control and difference side by side."""
+"""The scoreboard: a line a claim, with an address, a forest plot and all that unfolds."""
 
 import json
-import re
 
+from bs4 import BeautifulSoup
+
+from t2i_lens.study.board_page import Chapter, picture, scoreboard_page
 from t2i_lens.study.claims import load_claims
-from t2i_lens.study.scoreboard import COLUMNS, claims_json, row_texts, rows, scoreboard_markdown
+from t2i_lens.study.forest_plot import WIDTH, forest_plot
+from t2i_lens.study.scoreboard import COLUMNS, claims_json, row_texts, rows
 from t2i_lens.study.verdicts import MARKS, Record
 
 CLAIMS = load_claims()
@@ -22,10 +25,21 @@ def record(id="B01", verdict="reproduced", **fields):
     return Record(id=id, verdict=verdict, **given)
 
 
-def line_of(id, *records):
-    page = scoreboard_markdown(CLAIMS, records)
-    (line,) = [line for line in page.splitlines() if line.startswith(f"| {id} |")]
-    return line
+CHAPTERS = {"01_hero": Chapter("How many objects?", "The phenomenon")}
+
+
+def page_of(*records):
+    return BeautifulSoup(scoreboard_page(CLAIMS, records, CHAPTERS), "html.parser")
+
+
+def line_of(address, *records):
+    return page_of(*records).find(id=address)
+
+
+def said(line, name):
+    """What stands in the unfolded part of a line beside a name."""
+    (term,) = [term for term in line.find_all("dt") if term.text == name]
+    return term.find_next_sibling("dd").text
 
 
 def test_there_is_a_row_for_every_claim_and_profile():
@@ -60,54 +74,79 @@ def test_one_formatter_gives_every_column_its_text():
     assert row_texts(record(control=None, difference=None))["control"] == ""
 
 
-def test_every_claim_is_listed_with_a_verdict_in_words():
-    lines = scoreboard_markdown(CLAIMS, [record()]).splitlines()
+def test_every_claim_has_one_line_with_its_address_and_its_verdict_in_words():
+    page = page_of(record())
+    assert [line["id"] for line in page.find_all("details")] == list(CLAIMS)
     for id in CLAIMS:
-        (line,) = [line for line in lines if line.startswith(f"| {id} |")]
         verdict = "reproduced" if id == "B01" else "not yet measured"
-        assert f"| {MARKS[verdict]} {verdict} |" in line
+        summary = page.find(id=id).find("summary")
+        assert summary.find(class_="verdict").text == f"{MARKS[verdict]} {verdict}"
+        assert page.find(id=id)["data-verdict"] == verdict
 
 
-def test_value_control_and_difference_stand_side_by_side():
+def test_a_line_unfolds_to_bound_value_control_difference_chapter_and_command():
     line = line_of("B01", record())
-    name = CLAIMS["B01"].control.name
-    assert (
-        r"| ● reproduced | toybox: **0.4 \[0.3, 0.5\]**"
-        rf" | 0.1 \[0, 0.2\] *{name}* | 0.3 \[0.2, 0.4\], paired | 12 |"
-    ) in line
-    assert "{doc}`01 <chapters/01_hero>`" in line
+    assert said(line, "bound") == "above 0"
+    assert said(line, "value") == "0.4 [0.3, 0.5], n = 12, on toybox"
+    assert said(line, "control").startswith("0.1 [0, 0.2] ")
+    assert CLAIMS["B01"].control.name in said(line, "control")
+    assert said(line, "difference").startswith("0.3 [0.2, 0.4], paired")
+    assert said(line, "measure again") == "t2i-lens run 01_hero"
+    assert line.find("a", href="chapters/01_hero.html").text == "How many objects?"
+    assert line["data-part"] == "The phenomenon"
+
+
+def test_another_profile_has_an_address_and_a_command_of_its_own():
+    line = line_of("B01-sd15", record(), record(profile="sd15"))
+    assert said(line, "measure again") == "t2i-lens run 01_hero -p profile=sd15"
 
 
 def test_a_claim_that_stands_alone_says_why():
     alone = line_of("B02", record("B02", control=None, difference=None))
-    assert f"| *none: {CLAIMS['B02'].control.alone}* | " in alone
+    assert f"none: {CLAIMS['B02'].control.alone}" in said(alone, "control")
 
 
 def test_what_cannot_be_measured_is_shown_with_its_reason():
     line = line_of(
         "B01", Record(id="B01", profile="toybox", verdict="not measurable", reason="a < b")
     )
-    assert r"| – not measurable | toybox: a \< b |" in line
+    assert said(line, "value") == "a < b, on toybox"
+    assert line.find("svg") is None
 
 
-def test_verdicts_are_counted_per_profile():
-    records = [record(), record("B08", "not specific"), record("B03", "no room")]
-    counts = dict.fromkeys(MARKS, 0) | {"reproduced": 1, "not specific": 1, "no room": 1}
-    counts["not yet measured"] = len(CLAIMS) - 3
-    expected = "| toybox | " + " | ".join(map(str, counts.values())) + " |"
-    assert expected in scoreboard_markdown(CLAIMS, records).splitlines()
+def test_verdicts_sources_and_parts_can_be_chosen():
+    page = page_of(record(), record("B08", "not specific"))
+    options = {s["name"]: [o["value"] for o in s.find_all("option")] for s in page("select")}
+    assert set(options["source"]) == {"", *(claim.source.key for claim in CLAIMS.values())}
+    assert options["verdict"] == ["", "reproduced", "not specific", "not yet measured"]
+    assert options["part"] == ["", "The phenomenon"]
 
 
-def test_every_row_has_as_many_cells_as_its_head():
-    cells = re.compile(r"(?<!\\)\|")
-    odd = Record(id="B01", profile="toybox", verdict="not measurable", reason="a | b <c>")
-    width = None
-    for line in scoreboard_markdown(CLAIMS, [odd]).splitlines():
-        if not line.startswith("|"):
-            width = None
-            continue
-        width = width or len(cells.findall(line))
-        assert len(cells.findall(line)) == width, line
+def test_a_forest_plot_keeps_the_order_of_its_numbers_on_one_scale():
+    plot = forest_plot(CLAIMS["B01"], record())
+    bound, (first, last) = plot.allowed[0], plot.control_interval
+    assert 0 < bound == first < plot.control < last < plot.interval[0] + 40
+    assert plot.interval[0] < plot.value < plot.interval[1] < plot.allowed[1] == WIDTH
+    # Control 0.1 lies at a fifth of the way from the bound, 0, to the interval's end, 0.5.
+    share = (plot.control - bound) / (plot.interval[1] - bound)
+    assert abs(share - 0.2) < 0.01  # places are rounded to a tenth of a unit
+    assert plot.text == "value 0.4 [0.3, 0.5], control 0.1 [0, 0.2], bound above 0"
+
+
+def test_a_published_value_far_away_does_not_crush_the_scale():
+    alone = {"control": None, "difference": None}
+    wide = record("B15", value=0.7, interval=(0.6, 0.8), **alone)
+    narrow = record("B15", value=0.77, interval=(0.769, 0.771), **alone)
+    assert CLAIMS["B15"].reference.value == 0.905
+    assert forest_plot(CLAIMS["B15"], wide).published is not None
+    assert forest_plot(CLAIMS["B15"], narrow).published is None
+
+
+def test_the_small_picture_marks_every_measured_claim_in_its_part():
+    shown = picture(CLAIMS, [record(), record("B08", "not specific")], CHAPTERS)
+    assert [(part, [mark["address"] for mark in marks]) for part, marks in shown] == [
+        ("The phenomenon", ["B01"])
+    ]
 
 
 def test_marks_tell_the_verdicts_apart_without_colour():

@@ -12,7 +12,7 @@ from t2i_lens.base.prompts import Prompt
 from t2i_lens.experiments.arms import Arm, Design, distinct, draw_arms
 from t2i_lens.models.tokens import TokenRow
 from t2i_lens.probes.cross_attention import AttentionMaps, Keep, record
-from t2i_lens.probes.heat_maps import daam_norms, heat_maps, token_shares
+from t2i_lens.probes.heat_maps import heat_maps, token_shares
 from t2i_lens.probes.sampling import generate, initial_latents
 from t2i_lens.probes.unet_hooks import short_name
 from t2i_lens.stats.metrics import flatness, gini, roughness
@@ -108,14 +108,43 @@ def draw_with_maps(
     Raises:
         ValueError: as `arms.placed`, or the arms' prompts differ in length.
     """
-    maps, pictures = _recorded(pipe, arms, prompt, seeds, Keep(), sampling)
-    eos = maps.rows[0].eos
-    heat = heat_maps(maps)[:, : eos + 1] / len(maps.steps)
-    names = [["BOS", *row.pieces[1:eos], "EOS"] for row in maps.rows[:: len(seeds)]]
+    maps, pictures = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(), sampling)
+    fed = _fed(maps)
+    heat = heat_maps(maps)[:, :fed] / len(maps.steps)
     return {
         "pictures": pictures,
         "maps": heat.reshape(len(arms), len(seeds), *heat.shape[1:]).numpy(),
-        "pieces": np.array([[name.removesuffix("</w>") for name in row] for row in names]),
+        "pieces": _pieces(maps, fed)[:: len(seeds)],
+    }
+
+
+def maps_by_step(
+    pipe, arms: Sequence[Arm], prompt: str, seed: int, kept: Sequence[int], **sampling
+) -> dict[str, np.ndarray]:
+    """Pictures of one prompt with the heat maps of its tokens, BOS to EOS, apart for some steps.
+
+    Args:
+        arms: As in `draw_with_maps`.
+        prompt: With the slot `{}`.
+        kept: Steps, from 0.
+
+    Returns:
+        `pictures` uint8 [arm, height, width, 3]; `maps` [arm, step, token, 16, 16], the share of
+        attention that a place pays to a token, 0 to 1; `pieces` [arm, token].
+
+    Raises:
+        ValueError: as `draw_with_maps`.
+
+    Shown in: notebooks/04_attention_dominance.ipynb
+    """
+    keep = Keep(per_step=True, steps=tuple(kept))
+    maps, pictures = _recorded(pipe, arms, [Prompt(prompt, ())], [seed], keep, sampling)
+    fed = _fed(maps)
+    steps = [_one_step(maps, step, list(maps.layers), fed, (16, 16)) for step in range(len(kept))]
+    return {
+        "pictures": pictures.reshape(len(arms), *pictures.shape[-3:]),
+        "maps": torch.stack(steps, 1).numpy(),
+        "pieces": _pieces(maps, fed),
     }
 
 
@@ -134,9 +163,9 @@ def trace_norms(
     Raises:
         ValueError: as `draw_with_maps`.
     """
-    maps, _ = _recorded(pipe, arms, prompt, seeds, Keep(per_step=True), sampling)
-    row = maps.rows[0]
-    norms = np.stack([_norms_by_step(maps, path, row.eos + 1) for path in maps.layers], 2)
+    maps, _ = _recorded(pipe, arms, [Prompt(prompt, ())], seeds, Keep(per_step=True), sampling)
+    row, fed = maps.rows[0], _fed(maps)
+    norms = np.stack([_norms_by_step(maps, path, fed) for path in maps.layers], 2)
     return {
         "norms": norms.reshape(len(arms), len(seeds), *norms.shape[1:]),
         "layers": np.array([short_name(path) for path in maps.layers]),
@@ -184,12 +213,31 @@ def _norms_by_step(maps: AttentionMaps, path: str, tokens: int) -> np.ndarray:
     return norms.unflatten(0, (len(layer), -1)).numpy()
 
 
-def _recorded(pipe, arms: Sequence[Arm], prompt: str, seeds: Sequence[int], keep: Keep, sampling):
-    """Maps and pictures of arms whose prompts have equally many tokens."""
-    with record(pipe, keep) as recorder:
-        prompts = [Prompt(prompt, ())]
-        pictures = draw_arms(pipe, arms, prompts, seeds, recorder=recorder, **sampling)
-    maps = recorder.maps()
-    if len({row.eos for row in maps.rows}) > 1:
+def _fed(maps: AttentionMaps) -> int:
+    """Tokens from BOS to EOS, equally many in all samples."""
+    ends = {row.eos for row in maps.rows}
+    if len(ends) > 1:
         raise ValueError("the arms' words have different numbers of tokens; draw them apart")
-    return maps, pictures
+    return ends.pop() + 1
+
+
+def _pieces(maps: AttentionMaps, fed: int) -> np.ndarray:
+    names = [["BOS", *row.pieces[1 : fed - 1], "EOS"] for row in maps.rows]
+    return np.array([[name.removesuffix("</w>") for name in row] for row in names])
+
+
+def _one_step(
+    maps: AttentionMaps, step: int, paths: Sequence[str], fed: int, size: tuple[int, int]
+) -> torch.Tensor:
+    """Heat maps [sample, token, height, width] of one step alone."""
+    alone = {path: maps.layers[path][:, :, step : step + 1, ..., :fed] for path in paths}
+    one = replace(maps, layers=alone, steps=(maps.steps[step],), tokens=tuple(range(fed)))
+    return heat_maps(one, size)
+
+
+def _recorded(
+    pipe, arms: Sequence[Arm], prompts: Sequence[Prompt], seeds: Sequence[int], keep: Keep, sampling
+):
+    with record(pipe, keep) as recorder:
+        pictures = draw_arms(pipe, arms, prompts, seeds, recorder=recorder, **sampling)
+    return recorder.maps(), pictures

@@ -4,7 +4,7 @@ Only tensors are read: a pickle goes through torch's weights-only reader, which 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +14,13 @@ import pandas as pd
 import safetensors.torch
 import torch
 from diffusers import DiffusionPipeline
+from filelock import FileLock
 from torch import Tensor
 
 from t2i_lens.base.shapes import TowerRows
+from t2i_lens.inversion.concept_library import PublicToken, locate, public_tokens
 from t2i_lens.inversion.embedding_table import folder_of
-from t2i_lens.inversion.embeddings import COLUMNS, Concept, Inversion, attach_rows, save
+from t2i_lens.inversion.embeddings import COLUMNS, Concept, Inversion, Kind, attach_rows, save
 from t2i_lens.models.architectures import read_config
 from t2i_lens.models.model_files import check_safetensors
 
@@ -135,7 +137,13 @@ def attach_token(pipe: DiffusionPipeline, token: LearnedToken) -> tuple[int, ...
 
 
 def add_tokens(
-    tokens: Sequence[LearnedToken], class_word: str, profile: str, source: str
+    tokens: Sequence[LearnedToken],
+    class_word: str,
+    profile: str,
+    source: str,
+    *,
+    hero: bool = False,
+    kind: Kind = "object",
 ) -> list[Path]:
     """Saves placeholders among a profile's TI embeddings, without a record of their training.
 
@@ -143,6 +151,7 @@ def add_tokens(
         class_word: A word of one token, that they are compared with.
         profile: Of the model that they were trained on, see `embedding_table.folder_of`.
         source: Where they came from, kept in their provenance.
+        hero, kind: See `embeddings.Concept`.
 
     Returns:
         Their folders.
@@ -182,10 +191,59 @@ def add_tokens(
     none, nothing = np.zeros((0, 1, 1, 3), dtype=np.uint8), pd.DataFrame(columns=list(COLUMNS))
     saved = []
     for slug, token in named.items():
-        concept = Concept(slug, token.name, class_word, class_word, images=none)
+        concept = Concept(
+            slug, token.name, class_word, class_word, images=none, hero=hero, kind=kind
+        )  # fmt: skip
         rows, origin = token.rows[0].float(), {"source": source}
         saved.append(save(Inversion(concept, rows, nothing, {}, origin), folder))
     return saved
+
+
+def add_public(token: PublicToken, profile: str) -> list[Path]:
+    """Fetches a token of the concept library by its commit and adds it, see `add_tokens`.
+
+    The commit is kept in the provenance; one that the list leaves open is looked up.
+
+    Raises:
+        OSError: it is neither cached nor reachable.
+        ValueError: as `read_tokens` and `add_tokens`.
+    """
+    from t2i_lens.models.profiles import hub_commit  # loads pipelines, as above
+
+    commit = token.commit or hub_commit(token.id)
+    tokens = read_tokens(locate(token.id, commit))
+    source = f"{token.id}@{commit}"
+    return add_tokens(tokens, token.class_word, profile, source, hero=token.hero, kind=token.kind)
+
+
+def bring_public(profile: str, tell: Callable[[str], None] = print) -> None:
+    """Adds the listed public tokens of a profile that has no TI embeddings, and says the cost.
+
+    A token that cannot be had is named and left out.
+
+    Raises:
+        OSError: none of them can be had.
+    """
+    listed, folder = public_tokens(), folder_of(profile)
+    if profile not in listed.profiles:
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Chapters run side by side: the second to need the tokens waits for the first.
+    with FileLock(folder.with_suffix(".lock")):
+        if any(folder.glob("*/provenance.json")):
+            return
+        count, size = len(listed.tokens), len(listed.tokens) * listed.bytes / 1000
+        tell(f"no token of {profile} at hand: fetching {count} public ones, about {size:.0f} kB")
+        missing = []
+        for token in listed.tokens:
+            try:
+                add_public(token, profile)
+            except (OSError, ValueError) as error:
+                missing.append(token.id)
+                tell(f"left out: {error}")
+        if len(missing) == count:
+            raise OSError(f"no public token of {profile} can be had: connect to the network, or "
+                          "bring one with `t2i-lens embeddings add FILE`")  # fmt: skip
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

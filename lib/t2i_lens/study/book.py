@@ -17,13 +17,11 @@ from t2i_lens.base.paths import BUILD, DATA, ROOT
 from t2i_lens.study.claims import compare_records, load_claims, load_records, without_room
 from t2i_lens.study.execute import STAMP, Job, RunError
 from t2i_lens.study.processes import die_with_parent, temporary_folder
-from t2i_lens.study.scoreboard import scoreboard_markdown
-from t2i_lens.study.verdicts import Record
+from t2i_lens.study.verdicts import DEFAULT, Record
 
 SOURCE = ROOT / "book"
 SITE = BUILD / "book"
 RECORDED = DATA / "results" / "claims"
-BADGE = re.compile(r"\[!\[Open in Colab\].*\n?")
 # What a page with formulas needs of MathJax, out of the twenty times larger package.
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 # The README's picture: a cell of the first chapter.
@@ -109,23 +107,33 @@ def figure(job: Job, cell: str) -> bytes:
 
 def _stage(jobs: list[Job]) -> None:
     """Write the generated files to the folders of jupyter-book; unchanged files stay untouched."""
-    from t2i_lens.study.pages import capture_page, profiles_page  # loads diffusers, which talks
+    # These load diffusers, which talks, and what draws.
+    from t2i_lens.study.answers import answer
+    from t2i_lens.study.board_page import Chapter, picture, scoreboard_page
+    from t2i_lens.study.chapter_pages import arranged
+    from t2i_lens.study.pages import capture_page, front_parts, profiles_page
+    from t2i_lens.study.published_numbers import published_page
 
     chapters = SOURCE / "chapters"
-    chapters.mkdir(exist_ok=True)
     for old in set(chapters.glob("*.ipynb")) - {chapters / job.notebook.name for job in jobs}:
         old.unlink()
-    for job in jobs:
-        # The badge is a picture from elsewhere; in the book a button does its work.
-        notebook = json.loads(job.executed.read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "markdown":
-                cell["source"] = BADGE.sub("", "".join(cell["source"]))
-        _update(chapters / job.notebook.name, json.dumps(notebook, indent=1))
-    measured = fresh(jobs)
+    claims, measured = load_claims(), fresh(jobs)
     known = {(record.id, record.profile) for record in measured}
-    others = [r for r in load_records(RECORDED) if (r.id, r.profile) not in known]
-    _update(SOURCE / "scoreboard.md", scoreboard_markdown(load_claims(), measured + others))
+    every = measured + [r for r in load_records(RECORDED) if (r.id, r.profile) not in known]
+    answers = {}
+    for job in jobs:
+        name, notebook = job.notebook.stem, json.loads(job.executed.read_text(encoding="utf-8"))
+        if any(claim.chapter == name for claim in claims.values()):
+            own = [record for record in every if record.profile == DEFAULT]
+            answers[name] = answer(name, notebook, claims, own)
+        page = arranged(notebook, answers.get(name))
+        _update(chapters / job.notebook.name, json.dumps(page, indent=1))
+    by_part = parts()
+    here = {name: Chapter(a.title, by_part.get(name, "")) for name, a in answers.items()}
+    _update(SOURCE / "scoreboard.md", scoreboard_page(claims, every, here))
+    for name, page in front_parts(answers, by_part, picture(claims, every, here)).items():
+        _update(SOURCE / "generated" / name, page)
+    _update(SOURCE / "published_numbers.md", published_page(claims, every))
     _update(SOURCE / "profiles.md", profiles_page({job.notebook.stem for job in jobs}))
     _update(SOURCE / "capture.md", capture_page())
     for name in CARD:
@@ -147,6 +155,7 @@ def _stage(jobs: list[Job]) -> None:
 
 
 def _update(file: Path, text: str) -> None:
+    file.parent.mkdir(exist_ok=True)
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         write(file, text.encode())
 
@@ -173,8 +182,17 @@ def _complaint(log: Path) -> str:
     return f"{lines[0].replace(f'{SOURCE}/', '')} (all in {place})" if lines else f"see {place}"
 
 
+def parts() -> dict[str, str]:
+    """The part of the book that each chapter is in, in the order of the book."""
+    contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
+    return {
+        entry["file"].removeprefix("chapters/"): part["caption"]
+        for part in contents["parts"]
+        for entry in part["chapters"]
+        if entry["file"].startswith("chapters/")
+    }
+
+
 def toc() -> list[str]:
     """Names of the chapters in the order of the book."""
-    contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
-    entries = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
-    return [entry.removeprefix("chapters/") for entry in entries if entry.startswith("chapters/")]
+    return list(parts())

@@ -17,8 +17,6 @@ from t2i_lens.study.parameters import check
 
 # Heavy modules are imported by the command that needs them: `book` must answer at once.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-claims_app = typer.Typer(invoke_without_command=True, help="List claims and their verdicts.")
-app.add_typer(claims_app, name="claims")
 app.add_typer(embeddings_cli.app, name="embeddings")
 app.command()(survey_cli.survey)
 app.command()(laws_cli.laws)
@@ -83,14 +81,11 @@ def sweep(
         raise execute.RunError(f"{undone} of {len(plan.jobs)} runs are missing, see {page}")
 
 
-@claims_app.callback()
+@app.command("claims")
 def show_claims(
-    context: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="every field, as JSON")] = False,
 ) -> None:
     """List every claim on every profile with its recorded verdict."""
-    if context.invoked_subcommand:
-        return
     stated, recorded = claims.load_claims(), claims.load_records(pages.RECORDED)
     if json:
         print(board.claims_json(stated, recorded))
@@ -102,12 +97,6 @@ def show_claims(
         texts = (escape(text) for text in board.row_texts(record).values())
         table.add_row(record.id, record.profile, *texts, claim.statement)
     Console().print(table)
-
-
-@claims_app.command()
-def scoreboard() -> None:
-    """Print the scoreboard of the recorded verdicts in Markdown."""
-    print(board.scoreboard_markdown(claims.load_claims(), claims.load_records(pages.RECORDED)))
 
 
 @app.command()

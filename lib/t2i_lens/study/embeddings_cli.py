@@ -77,13 +77,26 @@ def convert(
 @app.command()
 def add(
     file: Source,
-    class_word: Annotated[str, typer.Option(help="ordinary word to compare with; one token")],
+    class_word: Annotated[
+        str | None, typer.Option(help="ordinary word to compare with; one token")
+    ] = None,
     profile: Annotated[str, typer.Option(help="model that they were trained on")] = "sd15",
     name: Name = None,
 ) -> None:
-    """Add the tokens of an embedding file to the tokens that a profile's chapters measure."""
-    from t2i_lens.inversion.concept_library import locate
-    from t2i_lens.inversion.published_files import add_tokens, read_tokens
+    """Add the tokens of an embedding file to the tokens that a profile's chapters measure.
 
-    for folder in add_tokens(read_tokens(locate(file), name), class_word, profile, source=file):
+    The class word of a token that data/public_tokens.yaml lists is stated there.
+    """
+    from t2i_lens.inversion import concept_library as library
+    from t2i_lens.inversion.published_files import add_public, add_tokens, read_tokens
+
+    listed = library.public_tokens().get(file) if library.is_id(file) else None
+    if listed and class_word is None and name is None:
+        added = add_public(listed, profile)
+    elif class_word is None:
+        raise ValueError(f"{file} is not listed: say what to compare it with, --class-word WORD")
+    else:
+        tokens = read_tokens(library.locate(file), name)
+        added = add_tokens(tokens, class_word, profile, source=file)
+    for folder in added:
         print(folder)

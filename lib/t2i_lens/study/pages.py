@@ -1,17 +1,52 @@
-"""Generated pages of the book: which chapter runs on which profile, and the cost of recording."""
+"""Generated pages: parts of the front, chapters and profiles, the cost of recording."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from t2i_lens.base.paths import DATA
+from t2i_lens.inversion.concept_library import public_tokens
 from t2i_lens.models.profiles import PROFILES
+from t2i_lens.study.answers import Answer
 from t2i_lens.study.render import render
 from t2i_lens.study.support import load_support, reason_against
+from t2i_lens.study.verdicts import MARKS
 
 CAPTURE = DATA / "results" / "capture.json"
 # Requirements of the recorder, stated before it was measured.
 MOST_TIME, MOST_OPERATIONS, MOST_XL_STATE = 1.02, 13, 35e6
+
+
+def front_parts(
+    answers: Mapping[str, Answer], parts: Mapping[str, str], picture: Sequence
+) -> dict[str, str]:
+    """What the front page includes: the answer, the contents, and the scoreboard in small.
+
+    Args:
+        answers: By chapter.
+        parts: Part of the book of each chapter, in the order of the book.
+        picture: From `board_page.picture`.
+
+    Returns:
+        File name -> Markdown.
+    """
+    listed: dict[str, list[Answer]] = {}
+    for chapter, part in parts.items():
+        if chapter in answers:
+            listed.setdefault(part, []).append(answers[chapter])
+    return {
+        "answer.md": render("front_answer.md", parts=_first_of(listed), marks=MARKS),
+        "contents.md": render("front_contents.md", parts=listed, marks=MARKS),
+        "marks.md": render("front_marks.md", parts=picture, marks=MARKS),
+    }
+
+
+def _first_of(listed: Mapping[str, list[Answer]]) -> dict[str, Answer]:
+    """The first chapter of each part that measured its claim; it stands for the part."""
+    measured = {
+        part: [a for a in answers if a.record.found is not None] for part, answers in listed.items()
+    }
+    return {part: answers[0] for part, answers in measured.items() if answers}
 
 
 def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None = None) -> str:
@@ -47,7 +82,12 @@ def profiles_page(linked: Collection[str] = (), chapters: dict[str, dict] | None
         for p in PROFILES.values()
     ]
     return render(
-        "profiles.md", profiles=list(PROFILES), chapters=rows, reasons=letters, models=models
+        "profiles.md",
+        profiles=list(PROFILES),
+        chapters=rows,
+        reasons=letters,
+        models=models,
+        public=public_tokens(),
     )
 
 

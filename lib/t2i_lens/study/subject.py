@@ -15,6 +15,7 @@ from t2i_lens.base.lazy import Lazy
 from t2i_lens.experiments import prompt_sets
 from t2i_lens.inversion import embedding_table
 from t2i_lens.inversion.embeddings import Inversion
+from t2i_lens.inversion.published_files import bring_public
 from t2i_lens.models import profiles
 from t2i_lens.study.claims import load_claims
 from t2i_lens.study.verdicts import DEFAULT, Bound
@@ -84,9 +85,14 @@ class Subject:
     def tokens(self) -> list[Inversion]:
         """Its TI embeddings, trained in the standard way, the hero first.
 
+        Where there are none, those of `data/public_tokens.yaml` are fetched.
+
         Raises:
-            FileNotFoundError: there are none.
+            FileNotFoundError: there are none, and none are listed for the profile.
+            OSError: there are none, and the listed ones cannot be fetched.
         """
+        if not any(self.folder.glob("*/provenance.json")):
+            bring_public(self.model.name)
         return embedding_table.load_inversions(self.folder)
 
     @cached_property

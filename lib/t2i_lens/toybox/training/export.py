@@ -54,6 +54,7 @@ def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> 
     pipe, pair = pipeline_of(folder, preset, words, device)
     pipe.unet.half()
     pipe.save_pretrained(TOYBOX, safe_serialization=True)
+    forget_derived(TOYBOX / "vae")
     for name in ("vocab.json", "merges.txt"):  # CLIP's own format, which transformers leaves out
         shutil.copyfile(folder / "tokenizer" / name, TOYBOX / "tokenizer" / name)
     TOWER.mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,18 @@ def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> 
     counts = token_counts(words, preset.dials.care)
     (TOYBOX / "token_counts.json").write_text(json.dumps(counts) + "\n")
     curves(folder)
+
+
+def forget_derived(autoencoder: Path) -> None:
+    """Take from an `AutoencoderTiny`'s configuration what its constructor derives and refuses.
+
+    diffusers writes `block_out_channels` beside the encoder's and the decoder's own, and remarks on
+    it whenever the folder is loaded.
+    """
+    file = autoencoder / "config.json"
+    config = json.loads(file.read_text())
+    config.pop("block_out_channels", None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def token_counts(words: CLIPTokenizer, care: Care, seed: int = 5) -> dict[str, int]:
