@@ -32,7 +32,8 @@ LONG, SHORT = 3000, 300  # steps: the largest decay but one ends near its ceilin
 DECAYS = {0.0: LONG, 1e-2: LONG, 1e-1: LONG, 1.0: LONG // 2}  # weight decay -> steps
 LONGEST = 3  # concepts that are trained for so long, and drawn
 RATES = (2.5e-3, 5e-3, 1e-2, 2e-2)
-SGD_RATE, MOMENTUM = 0.25, 0.9
+# Steps of SGD are then about as long as AdamW's: lr·√d / G, for gradients G of about a hundredth.
+SGD_RATE, MOMENTUM = 5.0, 0.9
 TOGETHER = 6  # runs of a batch; at most these are lost by an interruption
 PROMPT_SET = "dose"
 SEEDS = (0, 1)
