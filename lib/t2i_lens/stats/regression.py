@@ -70,9 +70,9 @@ def associations(
     for column, cause in enumerate(causes):
         others = np.delete(values, column, axis=1)
 
-        def alone_and_given(picked: np.ndarray, column=column, others=others) -> list[float]:
+        def alone_and_given(picked: np.ndarray, column=column, others=others) -> np.ndarray:
             pair = values[picked, column], truth[picked]
-            return [rank_correlation(*pair), rank_correlation(*pair, others[picked])]
+            return np.array([rank_correlation(*pair), rank_correlation(*pair, others[picked])])
 
         correlations[cause] = tuple(cluster_bootstrap(groups, alone_and_given))
     return correlations
