@@ -51,7 +51,7 @@ def parameter_dict(old=False):
     return {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": found}
 
 
-def a1111(name="Toy", vectors=2):
+def a1111(name="EasyToy", vectors=2):
     """What A1111 saves: the tensor under "*", the name beside it."""
     return {
         "string_to_token": {"*": 265},
@@ -272,7 +272,7 @@ def test_diffusers_reads_what_was_converted_for_it(tmp_path, pipe):
     tokens = read_tokens(write("A1111 `.pt`", tmp_path))
     (file,) = write_tokens(tokens, tmp_path / "out", "diffusers")
     pipe.load_textual_inversion(str(file))
-    ids = pipe.tokenizer.convert_tokens_to_ids(["Toy", "Toy_1"])
+    ids = pipe.tokenizer.convert_tokens_to_ids(["EasyToy", "EasyToy_1"])
     assert torch.equal(pipe.text_encoder.get_input_embeddings().weight[ids], rows(2))
 
 

@@ -13,6 +13,7 @@ from t2i_lens.study.answers import answer
 from t2i_lens.study.book import RECORDED, toc
 from t2i_lens.study.claims import load_claims, load_records
 from t2i_lens.study.execute import NOTEBOOKS
+from t2i_lens.study.parameters import declared
 
 CLAIMS = load_claims()
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -47,6 +48,16 @@ def test_a_notebook_has_one_parameters_cell_of_typed_commented_scalars(file):
     (cell,) = tagged(file, "parameters")
     for line in source(cell).splitlines():
         assert re.fullmatch(r"\w+: (str|int|float|bool) = \S+.*  # \S.*", line), line
+
+
+@each_notebook
+def test_every_number_among_the_parameters_has_a_range_that_holds_its_value(file):
+    (cell,) = tagged(file, "parameters")
+    for name, parameter in declared(file).items():
+        if parameter.kind in ("int", "float"):
+            assert parameter.ends is not None, name
+        value = ast.literal_eval(re.search(rf"^{name}: \w+ = (.+?)  #", source(cell), re.M)[1])
+        assert parameter.refusal(value) is None, name
 
 
 @each_notebook

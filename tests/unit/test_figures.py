@@ -6,6 +6,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from t2i_lens.figures import groups, heat_maps, histograms, intervals, pictures, style
 from t2i_lens.figures.curves import Curve, curves, equality, spread
@@ -291,3 +292,12 @@ def test_methods_that_change_places_are_told_by_their_colour():
     colours = [line.get_color() for line in slopes().axes[0].lines]
     moved, stays = style.ROLES["placeholder"], style.ROLES["content"]
     assert colours == [moved, moved, stays]
+
+
+@pytest.mark.parametrize("word", ["<$a$>", "$x^$", "a\\b", r"$\foo$", "100 % $"])
+def test_a_word_with_signs_of_formulas_is_drawn_as_it_is(word):
+    black = np.zeros((1, 2, 4, 4, 3), np.uint8)
+    figure = pictures.picture_grid(black, [word], [word, 1], [[word, word]])
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text() == word]
+    assert len(texts) == 4 and not any(text.get_parse_math() for text in texts)

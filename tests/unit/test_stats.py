@@ -34,11 +34,18 @@ def test_crossed_interval_covers_the_truth_about_as_often_as_it_says():
     assert hits >= 32
 
 
-def test_crossed_bootstrap_refuses_holes_and_single_entries():
+def test_an_axis_with_one_entry_is_kept_and_the_others_are_resampled():
+    values = np.random.default_rng(0).normal(size=(6, 5))
+    alone = stats.crossed_bootstrap(values[None], seed=2)
+    assert alone == stats.crossed_bootstrap(values, seed=2)
+    assert alone.n == 5 and alone.low < alone.value < alone.high
+
+
+def test_crossed_bootstrap_refuses_holes_and_single_values():
     with pytest.raises(ValueError, match="nan"):
         stats.crossed_bootstrap(np.array([[1, np.nan], [1, 2]]))
-    with pytest.raises(ValueError, match="one entry"):
-        stats.crossed_bootstrap(np.ones((3, 1)))
+    with pytest.raises(ValueError, match="a single value cannot be resampled"):
+        stats.crossed_bootstrap(np.ones((1, 1)))
 
 
 def test_equal_values_have_an_interval_of_width_zero():

@@ -14,6 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 WIDTH = 7.0  # inches, the book's text column
@@ -53,6 +54,10 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         with sns.axes_style("ticks"), plt.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             plt.close(figure)
+            for text in figure.findobj(Text):
+                # A dollar in a word is a dollar; only matplotlib's own numbers are formulas.
+                if "\\mathdefault" not in text.get_text():
+                    text.set_parse_math(False)
         return figure
 
     return inside

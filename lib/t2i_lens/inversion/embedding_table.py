@@ -58,7 +58,7 @@ def read_table(pipe, words: Sequence[str] = ()) -> dict[str, np.ndarray]:
         `word_ids` [word].
 
     Raises:
-        ValueError: a word is not one token.
+        ValueError: a word is not one token, or the text encoder is offloaded.
     """
     tokenizer = pipe.tokenizer
     word_ids = []
@@ -67,7 +67,10 @@ def read_table(pipe, words: Sequence[str] = ()) -> dict[str, np.ndarray]:
         if len(ids) != 1:
             raise ValueError(f"'{word}' is {len(ids)} tokens; an initializer is one token")
         word_ids += ids
-    rows = pipe.text_encoder.get_input_embeddings().weight.detach().float().cpu().numpy()
+    table = pipe.text_encoder.get_input_embeddings().weight
+    if table.is_meta:
+        raise ValueError("the text encoder is offloaded: read its table before that")
+    rows = table.detach().float().cpu().numpy()
     return {
         "rows": rows[: len(tokenizer)],
         "pieces": np.array(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))),

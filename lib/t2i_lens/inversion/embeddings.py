@@ -238,7 +238,8 @@ def attach_rows(pipe: DiffusionPipeline, token: str, rows: Sequence[TowerRows]) 
         The placeholder's ids, one per vector.
 
     Raises:
-        ValueError: the rows do not fit the model, or the name is taken.
+        ValueError: the rows do not fit the model, are not finite in its dtype, or the name is
+            taken.
     """
     tables = [encoder.get_input_embeddings() for _, encoder in text_towers(pipe)]
     needed = " + ".join(str(table.embedding_dim) for table in tables)
@@ -248,11 +249,16 @@ def attach_rows(pipe: DiffusionPipeline, token: str, rows: Sequence[TowerRows]) 
             f"{token!r} has rows of width {given}, the model needs {needed or 'none'}: "
             "attach it to the model it was trained on"
         )
+    cast = [some.to(table.weight.dtype) for table, some in zip(tables, rows, strict=True)]
+    for some in cast:
+        if not some.isfinite().all():
+            kind = str(some.dtype).removeprefix("torch.")
+            raise ValueError(f"{token!r} has numbers that are not finite in the model's {kind}")
     ids = add_placeholder(pipe, token, len(rows[0]))
-    for (_, encoder), some in zip(text_towers(pipe), rows, strict=True):
+    for (_, encoder), some in zip(text_towers(pipe), cast, strict=True):
         weight = encoder.get_input_embeddings().weight
         with torch.no_grad():
-            weight[list(ids)] = some.to(weight)
+            weight[list(ids)] = some.to(weight.device)
     return ids
 
 

@@ -1,11 +1,11 @@
 """TI embeddings in published file formats: read, write, and attach them under the right name.
 
-Only tensors are read: a pickle goes through torch's weights-only reader, which refuses code.
+Only tensors are read, see `tensor_files`.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,16 +15,16 @@ import safetensors.torch
 import torch
 from diffusers import DiffusionPipeline
 from filelock import FileLock
+from jaxtyping import Float
 from torch import Tensor
 
-from t2i_lens.base.shapes import TowerRows
+from t2i_lens.base.files import write
 from t2i_lens.inversion.concept_library import PublicToken, locate, public_tokens
 from t2i_lens.inversion.embedding_table import folder_of
 from t2i_lens.inversion.embeddings import COLUMNS, Concept, Inversion, Kind, attach_rows, save
-from t2i_lens.models.architectures import read_config
-from t2i_lens.models.model_files import check_safetensors
+from t2i_lens.inversion.own_tokens import check_addition
+from t2i_lens.inversion.tensor_files import plain_rows, read_tensors
 
-PICKLED = (".bin", ".pt")
 TOWERS = ("clip_l", "clip_g")  # SDXL's, in the order of the pipeline
 MODELS = {
     (768,): "SD 1.x",
@@ -33,6 +33,25 @@ MODELS = {
     (768, 1280): "SDXL",
     (128,): "toybox",
 }
+# The names that trainers give to text encoders, in the order of the pipelines.
+ENCODERS = {
+    "clip_l": "clip_l", "text_encoders_0": "clip_l", "clip_g": "clip_g",
+    "text_encoders_1": "clip_g", "clip_h": "clip_h", "t5xxl": "t5", "t5": "t5", "llama": "llama",
+    "gemma": "gemma", "qwen": "qwen",
+}  # fmt: skip
+# The models that have these text encoders.
+OF_ENCODERS = {
+    ("clip_l",): "SD 1.x, or the first encoder of SDXL, SD3 or Flux",
+    ("clip_g",): "second encoder of SDXL or SD3 alone",
+    ("clip_h",): "SD 2.x",
+    ("clip_l", "clip_g"): "SDXL",
+    ("clip_l", "clip_g", "t5"): "SD3",
+    ("clip_l", "t5"): "Flux",
+    ("t5",): "T5 of SD3, Flux or PixArt alone",
+    ("clip_l", "llama"): "HunyuanVideo",
+}
+ALONE = ("emb_params", "emp_params")  # one encoder; OneTrainer spells it so
+OUTPUT = "_out"  # ends the names of rows that take the place of an encoder's output
 Layout = Literal["diffusers", "a1111"]
 
 
@@ -46,20 +65,28 @@ class LearnedToken:
 
     Attributes:
         name: The placeholder token.
-        rows: Rows of the input embedding table, in the file's dtype, one array per text encoder:
-            one for Stable Diffusion, two (CLIP-L, CLIP-G) for SDXL.
+        rows: Rows of the input embedding table, in the file's dtype, one array per text encoder,
+            [vector, d_model]: one for Stable Diffusion, two (CLIP-L, CLIP-G) for SDXL.
         layout: Which kind of file it was.
         step: Optimiser steps taken, where the file has an entry for them.
+        encoders: Names of the text encoders, where the file says them.
+        output: Whether the rows take the place of the encoders' output and not of their input.
+        note: What a reader of the file should know; "" if nothing.
     """
 
     name: str
-    rows: tuple[TowerRows, ...]
+    rows: tuple[Float[Tensor, "_ _"], ...]
     layout: str
     step: int | None = None
+    encoders: tuple[str, ...] = ()
+    output: bool = False
+    note: str = ""
 
     @property
     def likely_model(self) -> str:
-        """The models whose text encoders have tables of these widths, or "unknown"."""
+        """The models that have such text encoders or tables of these widths, or "unknown"."""
+        if self.encoders:
+            return OF_ENCODERS.get(self.encoders, "unknown")
         return MODELS.get(tuple(some.shape[1] for some in self.rows), "unknown")
 
 
@@ -71,29 +98,36 @@ def read_tokens(file: Path, name: str | None = None) -> list[LearnedToken]:
             holds one placeholder.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         UnnamedTokenError: it holds a bare tensor, and no name was given.
         ValueError: it is damaged, holds code, or is no embedding; the message says which.
     """
     file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: check the path")
-    suffix = file.suffix.lower()
-    if suffix == ".safetensors":
-        content = _read_safetensors(file)
-    elif suffix in PICKLED:
-        content = _read_pickle(file)
+    content = read_tensors(file)
+    if isinstance(content, Mapping) and any(_encoder(key) for key in content):
+        tokens = _of_encoders(content, file)
     else:
-        raise ValueError(f"{file} ends in {suffix!r}: .safetensors, .bin and .pt are read")
-    layout, entries = _entries(content, file, name)
-    if name is not None and len(entries) > 1:
-        raise ValueError(f"{file} holds {', '.join(entries)}: --name is for a file of one token")
-    step = content.get("step") if isinstance(content, Mapping) else None
-    step = step if type(step) is int and step >= 0 else None
-    return [
-        LearnedToken(name or own, tuple(_rows(t, own, file) for t in tensors), layout, step)
-        for own, tensors in entries.items()
-    ]
+        layout, entries = _entries(content, file, name)
+        step = content.get("step") if isinstance(content, Mapping) else None
+        step = step if type(step) is int and step >= 0 else None
+        tokens = [
+            LearnedToken(own, (plain_rows(t, f"{file}: {own!r}"),), layout, step)
+            for own, t in entries.items()
+        ]
+    if name is not None:
+        if len(tokens) > 1:
+            held = ", ".join(repr(token.name) for token in tokens)
+            raise ValueError(f"{file} holds {held}: --name is for a file of one token")
+        return [replace(tokens[0], name=name)]
+    return [_noted(token, file) for token in tokens]
+
+
+def _noted(token: LearnedToken, file: Path) -> LearnedToken:
+    """With a note where a file that is known by its own name has another name inside."""
+    if not token.layout.startswith("A1111") or token.name == file.stem:
+        return token
+    note = f"{file.name} calls its token {token.name!r}: --name {file.stem} gives the file's name"
+    return replace(token, note=note)
 
 
 def write_tokens(tokens: Sequence[LearnedToken], folder: Path, layout: Layout) -> list[Path]:
@@ -106,22 +140,35 @@ def write_tokens(tokens: Sequence[LearnedToken], folder: Path, layout: Layout) -
         The files written.
 
     Raises:
-        ValueError: a name is no file name, or the file exists.
+        ValueError: a name is no file name, the file exists, or its rows are for other text
+            encoders.
+        OSError: a file cannot be written; none of those written before is left.
     """
     folder, contents = Path(folder), {}
     for token in tokens:
         target = folder / f"{token.name}.safetensors"
-        if Path(token.name).name != token.name:
+        if Path(token.name).name != token.name or not token.name.isprintable():
             raise ValueError(f"{token.name!r} cannot name a file: give another with --name")
-        if target.exists() or target in contents:
-            raise ValueError(f"{target} exists: choose another folder")
+        if token.output or len(token.rows) > len(TOWERS):
+            raise ValueError(f"{token.name!r} has rows that neither tool reads")
         own = [token.name] if layout == "diffusers" else ["emb_params"]
         keys = TOWERS if len(token.rows) == len(TOWERS) else own
+        if target in contents:
+            raise ValueError(f"{target} exists: choose another folder")
         contents[target] = {k: r.contiguous() for k, r in zip(keys, token.rows, strict=True)}
-    folder.mkdir(parents=True, exist_ok=True)
-    for target, content in contents.items():
-        safetensors.torch.save_file(content, target, metadata={"format": "pt"})
-    return list(contents)
+    written: list[Path] = []
+    try:
+        if existing := [target for target in contents if target.exists()]:
+            raise ValueError(f"{existing[0]} exists: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, content in contents.items():
+            write(target, safetensors.torch.save(content, metadata={"format": "pt"}))
+            written.append(target)
+    except OSError as error:
+        for target in written:
+            target.unlink(missing_ok=True)
+        raise OSError(f"{folder} cannot be written to: {error.strerror}") from None
+    return written
 
 
 def attach_token(pipe: DiffusionPipeline, token: LearnedToken) -> tuple[int, ...]:
@@ -162,28 +209,29 @@ def add_tokens(
     """
     from t2i_lens.models.profiles import (
         get,  # loads pipelines, which talk; other commands do not need it
+        text_widths,
     )
 
     model = get(profile)
     if not model.on_hub:
         raise ValueError(f"the TI embeddings of {profile} are shipped: name another profile")
-    components = read_config(model.config)["components"]
-    towers = [components[name] for name in sorted(components) if name.startswith("text_encoder")]
-    widths = tuple(t["config"]["hidden_size"] for t in towers if t["class"].startswith("CLIP"))
-    folder, named = folder_of(profile), {}
+    widths = text_widths(model)
     for token in tokens:
         given = tuple(rows.shape[1] for rows in token.rows)
-        # Whether rows of no known model fit, the model says when they are attached.
-        if token.likely_model != "unknown" and given != widths:
+        if token.output:
+            raise ValueError(f"{token.name!r} replaces an encoder's output: no chapter measures it")
+        if given != widths:
             needed = " + ".join(map(str, widths)) or "no"
+            likely = "" if token.likely_model == "unknown" else f" ({token.likely_model})"
             raise ValueError(
-                f"{token.name!r} has the widths of {token.likely_model}, {profile} takes rows of "
-                f"width {needed}: name the profile that it was trained on"
+                f"{token.name!r} has rows of width {' + '.join(map(str, given))}{likely}, "
+                f"{profile} takes rows of width {needed}: name the profile that it was trained on"
             )
         if len(given) != 1:
             raise ValueError(f"{token.name!r} is for two text encoders: no chapter measures those")
-        if re.search(r"\s", token.name):
-            raise ValueError(f"{token.name!r} cannot stand in a prompt: give another with --name")
+    folder, named = folder_of(profile), {}
+    check_addition([(t.name, t.rows[0]) for t in tokens], class_word, folder)
+    for token in tokens:
         slug = re.sub(r"\W+", "_", token.name).strip("_") or "token"
         if slug in named or (folder / slug).exists():
             raise ValueError(f"{folder / slug} is taken: give another name with --name")
@@ -246,79 +294,67 @@ def bring_public(profile: str, tell: Callable[[str], None] = print) -> None:
                           "bring one with `t2i-lens embeddings add FILE`")  # fmt: skip
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        check_safetensors(file)
-        return safetensors.torch.load_file(file)
-    except (ValueError, safetensors.SafetensorError):
-        raise ValueError(f"{file} is damaged: download it again") from None
+def _encoder(key: object) -> str | None:
+    """The text encoder that an entry of a file is named after, such as `t5` for `t5xxl_out`."""
+    stem = str(key).removesuffix(OUTPUT)
+    return stem if stem in ALONE else ENCODERS.get(stem)
 
 
-def _read_pickle(file: Path) -> object:
-    # CompVis's trainer leaves a ParameterDict. Letting it in runs none of its code: the reader
-    # only fills its `__dict__`, from which the tensors are taken.
-    allowed = [torch.nn.ParameterDict]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for what is no file of its own
-        found = re.search(r"(?:GLOBAL|class|function|global) `?([\w.]+\.[\w.]+)", str(error))
-        if "Weights only load failed" in str(error) and found:
-            raise ValueError(
-                f"{file} wants to run or build {found[1]}: refused, only tensors are read"
-            ) from None
-        raise ValueError(f"{file} is damaged or no PyTorch file: download it again") from None
+def _of_encoders(content: Mapping, file: Path) -> list[LearnedToken]:
+    """One placeholder, named as its file, of a file with an entry for each text encoder."""
+    if other := [str(key)[:60] for key in content if not _encoder(key)]:
+        raise ValueError(f"{file} has entries of text encoders and others, such as {other[0]!r}")
+    order = list(dict.fromkeys([*ENCODERS.values(), *ALONE]))
+    given = {key: key for key in content if not str(key).endswith(OUTPUT)}
+    keys = sorted(given or content, key=lambda key: order.index(_encoder(key)))
+    rows = tuple(plain_rows(content[key], f"{file}: {key!r}") for key in keys)
+    counts = {len(r) for key, r in zip(keys, rows, strict=True) if _encoder(key) in TOWERS}
+    if len(counts) > 1:
+        raise ValueError(f"{file} has other numbers of vectors in clip_l and clip_g")
+    named = tuple(_encoder(key) for key in keys)
+    if len(set(named)) < len(named):
+        raise ValueError(f"{file} has two entries for one text encoder")
+    alone = set(named) <= set(ALONE)
+    trainer = "emp_params" in named or any(str(key).endswith(OUTPUT) for key in content)
+    layout = "OneTrainer" if trainer else "A1111 .safetensors" if alone else " + ".join(named)
+    note = ""
+    if given and len(given) < len(content):
+        note = f"{file.name} also has rows for the encoders' output, which are left out"
+    return [
+        LearnedToken(
+            file.stem, rows, "SDXL" if named == TOWERS and not trainer else layout,
+            encoders=() if alone else named, output=not given, note=note,
+        )
+    ]  # fmt: skip
 
 
-def _entries(
-    content: object, file: Path, name: str | None
-) -> tuple[str, dict[str, tuple[Tensor, ...]]]:
-    """The layout, and name -> a tensor per text encoder."""
+def _entries(content: object, file: Path, name: str | None) -> tuple[str, dict[str, object]]:
+    """The layout, and name -> tensor."""
     if isinstance(content, Tensor):
         if name is None:
             raise UnnamedTokenError(
                 f"{file} holds a bare tensor without a name: give one with --name"
             )
-        return "bare tensor", {name: (content,)}
+        return "bare tensor", {name: content}
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{file} holds no embedding but a {type(content).__name__}")
     if "string_to_param" in content:
         return "A1111 .pt", _string_to_param(content, file)
-    if set(content) == set(TOWERS):
-        counts = {len(torch.atleast_2d(content[tower])) for tower in TOWERS}
-        if len(counts) > 1:
-            raise ValueError(f"{file} has other numbers of vectors in clip_l and clip_g")
-        return "SDXL", {file.stem: tuple(content[tower] for tower in TOWERS)}
-    if set(content) == {"emb_params"}:
-        return "A1111 .safetensors", {file.stem: (content["emb_params"],)}
     for key, value in content.items():
         if not isinstance(value, Tensor) or re.search(r"\.(weight|bias|alpha)$", str(key)):
             raise ValueError(f"{file} is no embedding: its entry {str(key)[:60]!r} is no token")
-    return "diffusers", {str(key): (value,) for key, value in content.items()}
+    # "*" stands for "whatever the token is called": the file's name is all there is.
+    return "diffusers", {file.stem if k == "*" else str(k): value for k, value in content.items()}
 
 
-def _string_to_param(content: Mapping, file: Path) -> dict[str, tuple[Tensor, ...]]:
+def _string_to_param(content: Mapping, file: Path) -> dict[str, object]:
     params = content["string_to_param"]
     if isinstance(params, torch.nn.ParameterDict):
         params = params.__dict__.get("_parameters", {})
     if not isinstance(params, Mapping) or not params:
         raise ValueError(f"{file} has an empty string_to_param")
     if len(params) > 1:
-        return {str(key): (value,) for key, value in params.items()}
+        return {str(key): value for key, value in params.items()}
     own = content.get("name")
     (tensor,) = params.values()
-    # "*" stands for "whatever the token is called"; then the file's name is all there is.
-    return {own if isinstance(own, str) and own else file.stem: (tensor,)}
-
-
-def _rows(tensor: object, name: str, file: Path) -> TowerRows:
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise ValueError(f"{file}: {name!r} is no tensor of real numbers")
-    if tensor.ndim not in (1, 2) or tensor.numel() == 0:
-        raise ValueError(f"{file}: {name!r} has shape {tuple(tensor.shape)}, not [vector, d_model]")
-    # Strides can make a file of a kilobyte claim a tensor of terabytes.
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"{file}: {name!r} claims more numbers than the file holds")
-    if not tensor.isfinite().all():
-        raise ValueError(f"{file}: {name!r} holds numbers that are not finite")
-    return torch.atleast_2d(tensor.detach())
+    return {own if isinstance(own, str) and own not in ("", "*") else file.stem: tensor}

@@ -165,10 +165,11 @@ def encoded_pictures(
     pipe: StableDiffusionPipeline, concept: Concept
 ) -> tuple[PicturePair, PicturePair | None]:
     """Scaled latents of the pictures and their mirror images: mean, and spread if random."""
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    images = concept.images
-    if images.shape[1:3] != (side, side):
-        sized = [Image.fromarray(i).resize((side, side), Image.Resampling.BICUBIC) for i in images]
+    native, factor = pipe.unet.config.sample_size, pipe.vae_scale_factor
+    tall, wide = (native, native) if isinstance(native, int) else native
+    images, size = concept.images, (wide * factor, tall * factor)
+    if images.shape[1:3] != size[::-1]:
+        sized = [Image.fromarray(i).resize(size, Image.Resampling.BICUBIC) for i in images]
         images = np.stack([np.asarray(image) for image in sized])
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) / 127.5 - 1
     means, spreads = [], []

@@ -64,7 +64,7 @@ def check_safetensors(file: Path) -> None:
         length, header = _header(file)
         ends = [entry["data_offsets"][1] for entry in header.values()]
         expected = 8 + length + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         expected = None
     if expected != size:
         wanted = "its header is unreadable" if expected is None else f"{expected} are needed"

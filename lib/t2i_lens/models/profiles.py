@@ -1,6 +1,7 @@
 """Profiles: the models that the study measures, each pinned to one revision."""
 
 import hashlib
+import json
 import re
 import warnings
 from dataclasses import dataclass, replace
@@ -160,6 +161,25 @@ def settle(profile: ModelProfile, device: str = "cpu") -> ModelProfile:
         message = f"profile {profile.name!r} is unpinned: this run takes {profile.repo}"
         warnings.warn(f"{message} at commit {profile.revision}", stacklevel=2)
     return profile
+
+
+def text_widths(profile: ModelProfile) -> tuple[int, ...]:
+    """Widths of the embedding tables of a profile's CLIP text encoders, in the pipeline's order.
+
+    Nothing is loaded. What the model's own files say goes before `data/configs`.
+    """
+    if not profile.on_hub:
+        files = sorted(Path(profile.repo).glob("text_encoder*/config.json"))
+        return tuple(json.loads(file.read_text())["hidden_size"] for file in files)
+    widths = []
+    for name, component in sorted(read_config(profile.config)["components"].items()):
+        if name.startswith("text_encoder") and component["class"].startswith("CLIP"):
+            own = huggingface_hub.try_to_load_from_cache(
+                profile.repo, f"{name}/config.json", revision=profile.revision
+            )
+            cached = json.loads(Path(own).read_text()) if isinstance(own, str) else {}
+            widths.append((component["config"] | cached)["hidden_size"])
+    return tuple(widths)
 
 
 def memory_need(profile: ModelProfile) -> tuple[int, int]:

@@ -14,7 +14,10 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 from tokenizers import AddedToken
-from transformers import CLIPTokenizer, PreTrainedModel
+from torch import nn
+from transformers import CLIPTokenizer
+
+PUNCTUATION = ".,;:!?'\"()[]"  # stands around a word without being part of it
 
 
 class Word(NamedTuple):
@@ -73,7 +76,7 @@ class TokenRow:
         raise ValueError(f"no word {word!r} in {self.prompt!r}; its words are {texts}")
 
 
-def text_towers(pipe: DiffusionPipeline) -> list[tuple[CLIPTokenizer, PreTrainedModel]]:
+def text_towers(pipe: DiffusionPipeline) -> list[tuple[CLIPTokenizer, nn.Module]]:
     """Tokenizer and text encoder of each CLIP tower: one in Stable Diffusion, two in SDXL, SD3."""
     towers = []
     for suffix in ("", "_2"):
@@ -104,7 +107,7 @@ def encode_with(tokenizer: CLIPTokenizer, prompt: str) -> TokenRow:
     if len(content) > room:
         raise ValueError(f"prompt has {len(content)} tokens, {room} fit: shorten {prompt[:60]!r}")
     ids = [tokenizer.bos_token_id, *content, tokenizer.eos_token_id]
-    eos = len(ids) - 1
+    eos = ids.index(tokenizer.eos_token_id)  # a prompt may spell one out
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     return TokenRow(
         prompt=prompt,
@@ -138,6 +141,9 @@ def add_placeholder(
         ValueError: the name is unusable, or it or one of its tokens is taken.
     """
     towers = text_towers(pipe)
+    for _, encoder in towers:
+        if encoder.get_input_embeddings().weight.is_meta:
+            raise ValueError("the text encoder is offloaded: attach placeholders before that")
     if not towers or any(len(t.get_vocab()) != len(towers[0][0].get_vocab()) for t, _ in towers):
         raise ValueError(f"{type(pipe).__name__} has no CLIP towers with one common vocabulary")
     for tokenizer, encoder in towers:
@@ -145,11 +151,28 @@ def add_placeholder(
     return ids
 
 
-def _add_to_tower(
-    tokenizer: CLIPTokenizer, encoder: PreTrainedModel, placeholder: str, num_vectors: int
-) -> tuple[int, ...]:
+def is_ordinary(tokenizer: CLIPTokenizer, name: str) -> bool:
+    """Whether a name is a word that ordinary prompts hold, or a sign of punctuation.
+
+    CLIP's vocabulary has a word as an entry of its own, such as `umbrella</w>`, in lower case.
+    """
+    pieces = tokenizer.tokenize(name.strip(PUNCTUATION).lower())
+    return not pieces or (len(pieces) == 1 and pieces[0].endswith("</w>"))
+
+
+def add_names(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[int, ...]:
+    """Gives a placeholder its tokens in one tokenizer; no model is changed.
+
+    Returns:
+        The new ids, one per vector.
+
+    Raises:
+        ValueError: as `add_placeholder`.
+    """
     if num_vectors < 1 or placeholder.split() != [placeholder]:
         raise ValueError(f"placeholder {placeholder!r} needs no blanks and at least one vector")
+    if not placeholder.isprintable():
+        raise ValueError(f"placeholder {placeholder!r} holds control characters: rename it")
     names = _token_names(placeholder, num_vectors)
     vocabulary = tokenizer.get_vocab()
     # The token after the last would be read as one more vector of this placeholder, and a
@@ -161,12 +184,19 @@ def _add_to_tower(
         raise ValueError(
             f"token {existing[0]!r} is already in the vocabulary: rename {placeholder!r}"
         )
+    if is_ordinary(tokenizer, placeholder):
+        raise ValueError(f"{placeholder!r} would replace an ordinary word in prompts: rename it")
     # Not normalised: the lower-casing tokenizer would otherwise lose names in upper case.
     # A bare word must not match inside another word.
     bare = re.fullmatch(r"\w.*\w|\w", placeholder) is not None
     tokenizer.add_tokens([AddedToken(n, normalized=False, single_word=bare) for n in names])
-    ids = tuple(tokenizer.convert_tokens_to_ids(names))
+    return tuple(tokenizer.convert_tokens_to_ids(names))
 
+
+def _add_to_tower(
+    tokenizer: CLIPTokenizer, encoder: nn.Module, placeholder: str, num_vectors: int
+) -> tuple[int, ...]:
+    ids = add_names(tokenizer, placeholder, num_vectors)
     table = encoder.get_input_embeddings().weight
     if max(ids) >= len(table):
         trained = table.requires_grad

@@ -50,7 +50,7 @@ def keep_eager(hooks: ExitStack, layer: nn.Module, keep: Callable[[int, Tensor],
             keep(0, found.unflatten(0, (-1, layer.heads)))
         return found
 
-    _replace(hooks, layer, "get_attention_scores", scores)
+    replace(hooks, layer, "get_attention_scores", scores)
 
 
 def share(
@@ -75,18 +75,20 @@ def share(
         with nullcontext() if some is None else _Shared(some, keep):
             return forward(states, *inputs, **named)
 
-    _replace(hooks, layer, "forward", shared)
+    replace(hooks, layer, "forward", shared)
 
 
 class _Shared(TorchFunctionMode):
     def __init__(self, rows: slice, keep: Callable[[int, Tensor], None]):
         super().__init__()
-        self.rows, self.keep = rows, keep
+        self.rows, self.keep, self.seen = rows, keep, False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is not scaled_dot_product_attention:
+        # A layer reads its text first; an adapter reads further states after it.
+        if function is not scaled_dot_product_attention or self.seen:
             return function(*args, **kwargs)
+        self.seen = True
         query, key, value = args
         mask, scale = kwargs.get("attn_mask"), kwargs.get("scale")
         begin, end, _ = self.rows.indices(len(query))
@@ -111,10 +113,10 @@ class _Shared(TorchFunctionMode):
         return drawn
 
 
-def _replace(hooks: ExitStack, module: nn.Module, name: str, value: Any) -> None:
-    """Sets an attribute of one module until the stack closes."""
-    if name in vars(module):
-        hooks.callback(setattr, module, name, vars(module)[name])
+def replace(hooks: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Sets an attribute of one object until the stack closes."""
+    if name in vars(owner):
+        hooks.callback(setattr, owner, name, vars(owner)[name])
     else:
-        hooks.callback(delattr, module, name)
-    setattr(module, name, value)
+        hooks.callback(delattr, owner, name)
+    setattr(owner, name, value)

@@ -7,7 +7,7 @@ time next to the model's own attention. `make bench` measures the cost.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,9 @@ from t2i_lens.probes.attention_kernels import probabilities
 from t2i_lens.probes.edits import Branch
 from t2i_lens.probes.unet_hooks import (
     CrossAttention,
+    check_guidance,
     guidance_branches,
+    hold,
     observed_cross_attention,
     unet_of,
 )
@@ -169,9 +171,14 @@ class Recorder:
         held += [chunk for chunks in self._chunks.values() for chunk in chunks]
         return sum(t.numel() for t in held)
 
+    def check_first(self) -> None:
+        """Refuses a second drawing that was not announced: its steps would follow the first's."""
+        if self._step >= 0:
+            raise ValueError("a second drawing began: give the recorder to generate, or call begin")
+
     def next_step(self, timestep: float) -> None:
         if timestep > self._timestep:
-            raise ValueError("a second drawing began: give the recorder to generate, or call begin")
+            self.check_first()
         self._timestep = timestep
         self._step += 1
 
@@ -274,12 +281,10 @@ def record(
         expected=expected,
         share=recorder.rows if shared else None,
     )
-    with observed as layers:
+    with observed as layers, ExitStack() as hooks:
         for path, layer in layers.items():
             if max(keep.heads or (0,)) >= layer.heads:
                 raise ValueError(f"{path} has {layer.heads} heads, asked for {keep.heads}")
-        handle = unet.register_forward_pre_hook(next_step, with_kwargs=True)
-        try:
-            yield recorder
-        finally:
-            handle.remove()
+        hold(hooks, unet.register_forward_pre_hook(next_step, with_kwargs=True))
+        check_guidance(hooks, pipe, recorder.check_first)
+        yield recorder

@@ -1,5 +1,6 @@
 """Sampling of pictures for prompts × seeds; one seed means the same latents for every prompt."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain
@@ -12,6 +13,7 @@ from t2i_lens.base.shapes import ImageGrid, Latents, Pooled, TextStates
 from t2i_lens.models.tokens import encode, encode_with, text_towers
 from t2i_lens.probes.cross_attention import Recorder
 from t2i_lens.probes.edits import Edit
+from t2i_lens.probes.hookable import execution_device
 from t2i_lens.probes.text_encoder_hooks import edited_text_encoder
 from t2i_lens.probes.unet_hooks import edited_cross_attention, unet_of
 
@@ -48,13 +50,14 @@ def initial_latents(
     """
     unet = unet_of(pipe)
     factor, native = pipe.vae_scale_factor, unet.config.sample_size
+    tall, wide = (native, native) if isinstance(native, int) else native
     shape = (
         unet.config.in_channels,
-        height // factor if height else native,
-        width // factor if width else native,
+        height // factor if height else tall,
+        width // factor if width else wide,
     )
     drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(drawn).to(device=unet.device, dtype=unet.dtype)
+    return torch.stack(drawn).to(device=execution_device(unet), dtype=unet.dtype)
 
 
 @torch.no_grad()
@@ -96,7 +99,7 @@ def _encoded(
             batch = slice(start, start + batch_size)
             edited = edited_text_encoder(encoder, edits[batch]) if edits else nullcontext()
             with edited:
-                chunk = ids[batch].to(encoder.device)
+                chunk = ids[batch].to(execution_device(encoder))
                 towers[-1].append(encoder(chunk, output_hidden_states=is_xl))
     if not is_xl:
         return torch.cat([output.last_hidden_state for output in towers[0]]), None
@@ -142,10 +145,13 @@ def generate(
         Bytes 0..255, [prompt, seed, height, width, 3].
 
     Raises:
-        ValueError: no prompt, no seed, a prompt that is too long, or as the edits do.
+        ValueError: no prompt, no seed, no step, a prompt that is too long, numbers that are not
+            finite, or as the edits do.
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed")
+    if num_inference_steps < 1 or batch_size < 1 or not math.isfinite(guidance_scale):
+        raise ValueError("generate needs a step, a batch of one picture, and a finite guidance")
     require(pipe, SAMPLED, "generate draws with Stable Diffusion 1, 2 and XL")
     _check_edits(edits, prompts)
     arms = list(zip(prompts, map(tuple, edits or [()] * len(prompts)), strict=True))
@@ -155,6 +161,8 @@ def generate(
         encoded[0], pooled[0] = 0, 0
     states = dict(zip(unique, encoded, strict=True))
     latents = initial_latents(pipe, seeds, height, width)
+    # Said outright, since pipelines do not all expect a U-Net that states its size as a pair.
+    height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
     jobs = [(arm, column) for arm in arms for column in range(len(seeds))]
     pictures = []
     for start in range(0, len(jobs), batch_size):
@@ -179,6 +187,8 @@ def generate(
                 output_type="np",
                 **text_summary,
             ).images
+        if not np.isfinite(images).all():
+            raise ValueError(f"the pictures are not finite numbers in {pipe.unet.dtype}")
         pictures.append(np.round(images * 255).astype(np.uint8))
     flat = np.concatenate(pictures)
     return flat.reshape(len(prompts), len(seeds), *flat.shape[1:])

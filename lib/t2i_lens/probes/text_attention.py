@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from t2i_lens.base.shapes import TextPattern, TextStates, TokenIds
 from t2i_lens.models.tokens import TokenRow, encode
 from t2i_lens.probes.edits import Edit
+from t2i_lens.probes.hookable import execution_device
 from t2i_lens.probes.text_encoder_hooks import edited_text_encoder, traced_text_encoder
 
 TRACED = ("patterns", "scores", "values", "inputs", "outputs")
@@ -62,7 +63,7 @@ def read_ids(
     """
     edited = edited_text_encoder(encoder, edits) if edits is not None else nullcontext()
     with edited, traced_text_encoder(encoder, layers) as trace:
-        states = encoder(ids.to(encoder.device)).last_hidden_state
+        states = encoder(ids.to(execution_device(encoder))).last_hidden_state
     stacked = {
         name: torch.stack([activations[name] for activations in trace.values()], 1)
         for name in TRACED

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2i_lens.probes.edits import Edit, Site
+from t2i_lens.probes.hookable import require_hookable
 from t2i_lens.probes.unet_hooks import apply, hold
 
 
@@ -48,11 +49,12 @@ def text_core(encoder: nn.Module) -> nn.Module:
     """The part of a CLIP text encoder that has embeddings, layers and final norm.
 
     Raises:
-        ValueError: the encoder is of another type.
+        ValueError: the encoder is of another type, or compiled.
     """
     core = getattr(encoder, "text_model", encoder)
     if not hasattr(core, "final_layer_norm") or not hasattr(core.encoder.layers[0], "self_attn"):
         raise ValueError(f"{type(encoder).__name__} is not a CLIP text encoder")
+    require_hookable(encoder, "text encoder")
     return core
 
 
@@ -69,8 +71,14 @@ def eager_attention(encoder: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def layer_weights(encoder: nn.Module, layer: int = 0) -> LayerWeights:
-    """Copies of the weights that determine a text layer's attention scores."""
+    """Copies of the weights that determine a text layer's attention scores.
+
+    Raises:
+        ValueError: not a CLIP text encoder, or one that is offloaded.
+    """
     core = text_core(encoder)
+    if any(weights.is_meta for weights in core.parameters()):
+        raise ValueError("the text encoder is offloaded: read its weights before that")
     module = core.encoder.layers[layer]
     attention, norm = module.self_attn, module.layer_norm1
 
@@ -127,12 +135,15 @@ def edited_text_encoder(encoder: nn.Module, edits: Sequence[Sequence[Edit]]) -> 
     Raises:
         ValueError: an edit for a layer that the encoder does not have, or a batch of another size.
     """
+    staged = {stage for edit in chain(*edits) for stage in edit.stages}
+    if staged <= {"key", "value"}:
+        yield
+        return
     core = text_core(encoder)
     layers = core.encoder.layers
     for edit in chain(*edits):
         if {"pattern", "residual"} & set(edit.stages) and not 0 <= edit.layer < len(layers):
             raise ValueError(f"{edit}: the text encoder has layers 0 to {len(layers) - 1}")
-    staged = {stage for edit in chain(*edits) for stage in edit.stages}
 
     def edited(states: Tensor, site: Site) -> Tensor:
         if len(states) != len(edits):

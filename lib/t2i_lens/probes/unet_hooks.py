@@ -9,6 +9,8 @@ projections, and edits are made at their input. Only shared attention uses anoth
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from itertools import chain
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from t2i_lens.models.architectures import text_layers
 from t2i_lens.probes import attention_kernels
 from t2i_lens.probes.edits import Edit, Site
+from t2i_lens.probes.hookable import require_hookable
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def cross_attention_layers(unet: nn.Module, expected: int | None = None) -> dict
     Raises:
         ValueError: none, another number, or one of a kind that cannot be read.
     """
+    require_hookable(unet, "U-Net")
     paths = [path for path in text_layers(unet) if path.split(".")[-1] == "attn2"]
     layers = {path: unet.get_submodule(path) for path in paths}
     if not layers:
@@ -75,8 +79,11 @@ def cross_attention_layers(unet: nn.Module, expected: int | None = None) -> dict
     if expected is not None and len(layers) != expected:
         raise ValueError(f"{len(layers)} cross-attention layers found, {expected} expected")
     for path, layer in layers.items():
-        if layer.norm_cross is not None or layer.norm_q is not None or layer.fused_projections:
-            raise ValueError(f"{path} normalises or fuses its projections: not supported")
+        if layer.norm_cross is not None or layer.norm_q is not None:
+            raise ValueError(f"{path} normalises its queries or keys: not supported")
+        # The flag says only that they were fused once; the processor decides what runs.
+        if "Fused" in type(layer.processor).__name__:
+            raise ValueError(f"{path} has fused projections: call unfuse_qkv_projections first")
     return layers
 
 
@@ -156,18 +163,22 @@ def edited_cross_attention(
         ValueError: as `cross_attention_layers`, an edit for a layer that is none of them, or a
             batch of another size.
     """
+    of_stage = [[e for e in of_picture if {"key", "value"} & set(e.stages)] for of_picture in edits]
+    if not any(of_stage):
+        yield
+        return
     unet = unet_of(pipe)
     layers = cross_attention_layers(unet, expected)
-    of_stage = [[e for e in of_picture if {"key", "value"} & set(e.stages)] for of_picture in edits]
     for edit in chain(*of_stage):
         _chosen(layers, getattr(edit, "layers", None))
-    step = -1
+    step, seen = -1, set()
 
     def next_step(*_) -> None:
         nonlocal step
         step += 1
 
     def edited(states: Tensor, layer: str, stage: str) -> Tensor:
+        seen.add((layer, stage))
         changed = states
         for branch, rows in guidance_branches(pipe, len(states)).items():
             if rows.stop - rows.start != len(edits):
@@ -180,17 +191,63 @@ def edited_cross_attention(
                     changed[row] = edited_row
         return changed
 
+    def check(layer: nn.Module, *_) -> None:
+        if not seen:
+            raise _unread(layer)
+        seen.clear()
+
     with ExitStack() as hooks:
-        if any(of_stage):
-            hold(hooks, unet.register_forward_pre_hook(next_step))
-            for path, layer in layers.items():
-                for stage, projection in (("key", layer.to_k), ("value", layer.to_v)):
+        check_guidance(hooks, pipe)
+        hold(hooks, unet.register_forward_pre_hook(next_step))
+        for path, layer in layers.items():
+            for stage, projection in (("key", layer.to_k), ("value", layer.to_v)):
 
-                    def replace(_, inputs: tuple, path=path, stage=stage) -> tuple:
-                        return (edited(inputs[0], path, stage), *inputs[1:])
+                def replace(_, inputs: tuple, path=path, stage=stage) -> tuple:
+                    return (edited(inputs[0], path, stage), *inputs[1:])
 
-                    hold(hooks, projection.register_forward_pre_hook(replace))
+                hold(hooks, projection.register_forward_pre_hook(replace))
+            hold(hooks, layer.register_forward_hook(check))
         yield
+
+
+def check_guidance(hooks: ExitStack, pipe, begin: Callable[[], None] = lambda: None) -> None:
+    """Refuses drawings whose U-Net batch is not what `guidance_branches` takes it for.
+
+    Pipelines with more branches (perturbed attention, a guided picture) or with more than one call
+    of the U-Net in a step show it only in the number of rows that the sampler gets.
+
+    Args:
+        hooks: The check ends with them.
+        begin: Called when the sampler is set up for a drawing.
+    """
+    calls: list[int] = []  # rows of the U-Net in this step
+    sampler = pipe.scheduler
+    step, set_timesteps = sampler.step, sampler.set_timesteps
+
+    def count(_, inputs: tuple, named: dict) -> None:
+        calls.append(len(inputs[0] if inputs else named["sample"]))
+
+    @wraps(step)
+    def checked(*inputs, **named):
+        pictures = len(signature(step).bind(*inputs, **named).arguments["sample"])
+        branches = 2 if pipe.do_classifier_free_guidance else 1
+        if calls and calls != [branches * pictures]:
+            raise ValueError(
+                f"{type(pipe).__name__} gives the U-Net {sum(calls)} rows for {pictures} a step: "
+                "only plain guidance, or none, is supported"
+            )
+        calls.clear()
+        return step(*inputs, **named)
+
+    @wraps(set_timesteps)
+    def begun(*inputs, **named):
+        calls.clear()
+        begin()
+        return set_timesteps(*inputs, **named)
+
+    hold(hooks, unet_of(pipe).register_forward_pre_hook(count, with_kwargs=True))
+    attention_kernels.replace(hooks, sampler, "step", checked)
+    attention_kernels.replace(hooks, sampler, "set_timesteps", begun)
 
 
 def apply(edits: Sequence[Edit], activation: Tensor, site: Site) -> Tensor | None:
@@ -199,7 +256,16 @@ def apply(edits: Sequence[Edit], activation: Tensor, site: Site) -> Tensor | Non
     for edit in edits:
         if site.stage in edit.stages:
             edited = edit(edited, site)
-    return None if edited is activation else edited
+    if edited is activation:
+        return None
+    if not edited.isfinite().all():
+        raise ValueError(f"{site.stage} states are not finite after the edit, in {edited.dtype}")
+    return edited
+
+
+def _unread(layer: nn.Module) -> ValueError:
+    kind = type(layer.processor).__name__
+    return ValueError(f"{kind} does not use a layer's to_k and to_v: hooks cannot reach its states")
 
 
 def _chosen(modules: dict[str, nn.Module], names: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -225,6 +291,8 @@ def _watch(hooks: ExitStack, unet: nn.Module, path: str, layer: nn.Module, obser
         return lambda _, inputs, output: activations.update({name: output})
 
     def call(_, inputs: tuple, named: dict, output: Any) -> None:
+        if not {"query", "key"} <= set(activations):
+            raise _unread(layer)
         query, key = (
             activations.pop(name).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
             for name in ("query", "key")

@@ -100,7 +100,8 @@ def crossed_bootstrap(
     Prompts and seeds (and concepts) are crossed: every prompt is drawn with every seed,
     so two pictures that share either are not independent. Each axis is resampled on its
     own, as in Owen's pigeonhole bootstrap (2007), and the interval covers new prompts
-    and new seeds alike.
+    and new seeds alike. An axis with one entry, such as a single concept, is kept: the interval
+    is for that entry alone.
 
     Args:
         values: One number per cell, e.g. [prompt, seed] or [concept, prompt, seed].
@@ -109,21 +110,23 @@ def crossed_bootstrap(
         seed: Of the resampling.
 
     Returns:
-        The statistic and its 95 % interval; n is the length of the shortest axis.
+        The statistic and its 95 % interval; n is the length of the shortest axis resampled.
 
     Raises:
-        ValueError: a value is missing (nan), or an axis holds a single entry.
+        ValueError: a value is missing (nan), or no axis has two entries.
     """
     values = np.asarray(values, dtype=float)
     if np.isnan(values).any():
         raise ValueError("values hold nan: every prompt must be drawn with every seed")
-    if values.ndim == 0 or 1 in values.shape:
-        raise ValueError(f"shape {values.shape}: an axis with one entry cannot be resampled")
+    several = [size for size in values.shape if size > 1]
+    if not several:
+        raise ValueError(f"shape {values.shape}: a single value cannot be resampled")
 
     def of_cells(*picked: np.ndarray) -> float:
-        return statistic(values[np.ix_(*picked)])
+        drawn = iter(picked)
+        return statistic(values[np.ix_(*(next(drawn) if n > 1 else [0] for n in values.shape))])
 
-    return resampled(values.shape, of_cells, min(values.shape), seed)[0]
+    return resampled(several, of_cells, min(several), seed)[0]
 
 
 def over_cells(

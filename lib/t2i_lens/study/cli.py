@@ -212,6 +212,21 @@ def doses(
         manifest.update()
 
 
+@app.command()
+def times() -> None:
+    """Show the time of each chapter's last run, the slowest first, with its slowest cells."""
+    from t2i_lens.study.times import chapter_times
+
+    found = chapter_times(execute.chapters())
+    table = Table("chapter", "seconds", "share", "slowest cells, seconds")
+    for row in found.to_dict("records"):
+        share = f"{100 * row['share']:.0f} %"
+        table.add_row(row["chapter"], f"{row['seconds']:.0f}", share, row["cells"])
+    Console().print(table)
+    total = found["seconds"].sum() / 60
+    print(f"{len(found)} chapters, {total:.1f} min one after the other")
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
@@ -254,7 +269,8 @@ def main() -> None:
     try:
         app()
     except (execute.RunError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).split("\n")
+        print("error: " + "\n".join(map(embeddings_cli.shown, lines)), file=sys.stderr)
         sys.exit(1)
 
 

@@ -54,7 +54,8 @@ class Run:
 
     def __init__(self, notebook: str, *, profile: str, **parameters: Any):
         """Raises:
-        ValueError: no such profile, or the chapter does not run on it (`data/support.yaml`).
+        ValueError: no such profile, the chapter does not run on it, or it has fewer TI
+            embeddings than the chapter compares (`data/support.yaml`).
         TypeError: a parameter is no plain value.
         """
         self._began = time.perf_counter()
@@ -63,6 +64,8 @@ class Run:
         self._claims = load_claims()
         self.subject = Subject(profile)
         support.require(notebook, profile)
+        if needed := support.tokens_needed(notebook):
+            self.subject.require_tokens(notebook, needed)
         self.pipe, self.device = self.subject.pipe, self.subject.device
         self.records: list[Record] = []
         self._store = Store(BUILD / "results")

@@ -90,10 +90,36 @@ class Subject:
         Raises:
             FileNotFoundError: there are none, and none are listed for the profile.
             OSError: there are none, and the listed ones cannot be fetched.
+            ValueError: one is of another width than the model's.
         """
         if not any(self.folder.glob("*/provenance.json")):
             bring_public(self.model.name)
-        return embedding_table.load_inversions(self.folder)
+        found = embedding_table.load_inversions(self.folder)
+        (width, *_) = profiles.text_widths(self.model) or (0,)
+        for inversion in found:
+            given = inversion.embedding.shape[1]
+            if given != width:
+                raise ValueError(
+                    f"{inversion.concept.placeholder_token!r} has rows of width {given}, "
+                    f"{self.model.name} takes {width}: remove it from {self.folder}"
+                )
+        return found
+
+    def require_tokens(self, chapter: str, count: int) -> None:
+        """Refuse a profile with fewer TI embeddings than a chapter compares.
+
+        Args:
+            count: How many of one vector each.
+
+        Raises:
+            ValueError: there are fewer; the message says what to do.
+        """
+        single = sum(len(inversion.embedding) == 1 for inversion in self.tokens)
+        if single < count:
+            raise ValueError(
+                f"{chapter} needs {count} TI embeddings of one vector, {self.model.name} has "
+                f"{single}: add some with `t2i-lens embeddings add --profile {self.model.name}`"
+            )
 
     @cached_property
     def variants(self) -> pd.DataFrame:

@@ -12,7 +12,8 @@ FILE = DATA / "support.yaml"
 def load_support(file: Path = FILE) -> dict[str, dict]:
     """Chapter -> `profiles` it runs on and `otherwise`, the reason why on no other.
 
-    `because` may give a profile a reason of its own. Without the file nothing is restricted.
+    `because` may give a profile a reason of its own; `tokens` says how many TI embeddings of one
+    vector it compares. Without the file nothing is restricted.
 
     Raises:
         ValueError: an entry lacks its profiles or its reason.
@@ -21,10 +22,15 @@ def load_support(file: Path = FILE) -> dict[str, dict]:
         return {}
     chapters = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     for chapter, entry in chapters.items():
-        known = {"profiles", "otherwise", "because"}
+        known = {"profiles", "otherwise", "because", "tokens"}
         if not entry.get("profiles") or not entry.get("otherwise") or set(entry) - known:
-            raise ValueError(f"{file}, {chapter}: give profiles, otherwise, and maybe because")
+            raise ValueError(f"{file}, {chapter}: give profiles, otherwise, maybe because, tokens")
     return chapters
+
+
+def tokens_needed(chapter: str) -> int:
+    """How many TI embeddings of one vector a chapter compares; 0 if it is not listed."""
+    return load_support().get(chapter, {}).get("tokens", 0)
 
 
 def reason_against(chapter: str, profile: str, chapters: dict[str, dict]) -> str | None:

@@ -1,0 +1,98 @@
+"""Files of tensors from anywhere: read without running code, or refused in one line.
+
+A pickle goes through torch's weights-only reader, which refuses code.
+"""
+
+import re
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from t2i_lens.models.model_files import check_safetensors
+
+PICKLED = (".bin", ".pt")
+MOST = 2**24  # numbers of one tensor: a hundred times what fills a prompt of any model
+# What stands in place of a file that was not downloaded.
+STAND_INS = {b"version https://git-lfs": "a pointer of Git LFS", b"<": "a web page"}
+REFUSALS = r"Unsupported|unsupported|Trying to|Can only|Only persistent_load"
+
+
+def read_tensors(file: Path) -> object:
+    """The content of a .safetensors, .bin or .pt file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PermissionError: it may not be read.
+        ValueError: it is damaged, has another suffix, or holds code; the message says which.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: check the path")
+    suffix = file.suffix.lower()
+    if suffix != ".safetensors" and suffix not in PICKLED:
+        raise ValueError(f"{file} ends in {suffix!r}: .safetensors, .bin and .pt are read")
+    try:
+        with file.open("rb") as stream:
+            begin = stream.read(64).lstrip()
+    except PermissionError:
+        raise PermissionError(f"{file} may not be read: check its permissions") from None
+    for mark, what in STAND_INS.items():
+        if begin.startswith(mark):
+            raise ValueError(f"{file} is {what}: download the file itself")
+    return _read_safetensors(file) if suffix == ".safetensors" else _read_pickle(file)
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        check_safetensors(file)
+        return safetensors.torch.load_file(file)
+    except (ValueError, KeyError, AttributeError, safetensors.SafetensorError):
+        raise ValueError(f"{file} is damaged: download it again") from None
+
+
+def _read_pickle(file: Path) -> object:
+    # CompVis's trainer leaves a ParameterDict. Letting it in runs none of its code: the reader
+    # only fills its `__dict__`, from which the tensors are taken.
+    allowed = [torch.nn.ParameterDict]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for what is no file of its own
+        told = str(error)
+        found = re.search(r"(?:GLOBAL|class|function|global) [`<]?(?:class ')?([\w.]+)", told)
+        if "Weights only load failed" in told and re.search(REFUSALS, told):
+            what = found[1] if found else "more than tensors"
+            raise ValueError(
+                f"{file} wants to run or build {what}: refused, only tensors are read"
+            ) from None
+        raise ValueError(f"{file} is damaged or no PyTorch file: download it again") from None
+
+
+def plain_rows(tensor: object, what: str) -> Tensor:
+    """A tensor as rows [vector, d_model] of finite numbers in memory.
+
+    Args:
+        what: How messages call it.
+
+    Raises:
+        ValueError: it is none; nothing of its content is read before its size is known.
+    """
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{what} is no tensor of real numbers")
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ValueError(f"{what} is a nested, sparse or empty (meta) tensor, not plain rows")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{what} is no tensor of real numbers")
+    if tensor.ndim not in (1, 2) or tensor.numel() == 0:
+        raise ValueError(f"{what} has shape {tuple(tensor.shape)}, not [vector, d_model]")
+    if tensor.numel() > MOST:
+        raise ValueError(f"{what} has {tensor.numel():,} numbers: too many for a TI embedding")
+    try:
+        finite = tensor.double().isfinite().all()
+    except (RuntimeError, NotImplementedError):  # formats that pack several numbers in one
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{what} is in {kind}, which is not supported") from None
+    if not finite:
+        raise ValueError(f"{what} holds numbers that are not finite")
+    return torch.atleast_2d(tensor.detach()).contiguous()

@@ -1,0 +1,40 @@
+"""Refusal of networks whose hooks would not run, and the device of networks that are offloaded.
+
+An edit by a hook that never runs changes nothing, and nobody would notice.
+"""
+
+import torch
+from torch import nn
+
+
+def require_hookable(network: nn.Module, name: str) -> None:
+    """Refuses a network that is compiled or scripted, as a whole or in part.
+
+    Args:
+        name: What to call it in the message.
+
+    Raises:
+        ValueError: hooks in it would not run.
+    """
+    for path, module in network.named_modules():
+        # torch.compile wraps a module; `module.compile()` and regional compiling replace its call.
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            part = f" ({path})" if path else ""
+            raise ValueError(f"the {name} is compiled{part}: use it as it was before that")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"the {name} is scripted: use it as it was before that")
+
+
+def execution_device(network: nn.Module) -> torch.device:
+    """The device that a network computes on, also where accelerate keeps its weights elsewhere."""
+    for module in network.modules():
+        for hook in _chain(getattr(module, "_hf_hook", None)):
+            device = getattr(hook, "execution_device", None)
+            if device is not None:
+                return torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+    return next(network.parameters()).device
+
+
+def _chain(hook) -> tuple:
+    """The hooks of accelerate that one attribute holds."""
+    return tuple(getattr(hook, "hooks", (hook,)))

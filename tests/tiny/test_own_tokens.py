@@ -1,0 +1,124 @@
+"""Tokens are checked when they are brought, listed, and removed, by the commands of a user."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+
+from t2i_lens.base.paths import ROOT
+from t2i_lens.inversion.embeddings import save
+from t2i_lens.inversion.own_tokens import check_addition, listed, remove
+from t2i_lens.models.clip_vocabulary import clip_tokenizer
+from t2i_lens.study.subject import Subject
+
+ROW = torch.ones(1, 768)
+
+
+def test_the_shipped_vocabulary_is_clips():
+    tokenizer = clip_tokenizer()
+    assert len(tokenizer) == 49408
+    # From OpenAI's documentation of CLIP: ids of "a photo of a cat" with BOS and EOS.
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+@pytest.mark.parametrize("word", ["", " ", "red toy", "xylophonist", "toy ", "<|endoftext|>", "\n"])
+def test_a_class_word_that_is_not_one_word_of_one_token_is_refused(tmp_path, word):
+    with pytest.raises(ValueError, match="is not one word of one token"):
+        check_addition([("<a>", ROW)], word, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "my toy", "umbrella", "Umbrella", "cat", "photo", "cat,", "<|endoftext|>",
+     "<|startoftext|>", "*", "a{}b", "a\x1b[31mb", "a\tb", "\u202ea"],
+)  # fmt: skip
+def test_a_name_that_no_prompt_can_hold_is_refused(tmp_path, name):
+    with pytest.raises(ValueError) as refusal:
+        check_addition([(name, ROW)], "toy", tmp_path)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["<cat-toy>", "easynegative", "badhandv4", "ng_deepnegative_v1"])
+def test_names_of_published_tokens_are_taken(tmp_path, name):
+    check_addition([(name, ROW.expand(8, -1))], "toy", tmp_path)
+
+
+@pytest.mark.parametrize("rows", [ROW.double() * 1e300, ROW.expand(80, -1)])
+def test_rows_that_no_chapter_can_use_are_refused(tmp_path, rows):
+    with pytest.raises(ValueError, match="beyond float32|75 fit"):
+        check_addition([("<a>", rows)], "toy", tmp_path)
+
+
+@pytest.fixture
+def user(tmp_path):
+    """Runs `t2i-lens embeddings` as somebody with a build folder of their own."""
+    environment = os.environ | {
+        "T2I_LENS_BUILD": str(tmp_path / "build"), "T2I_LENS_ROOT": str(ROOT), "NO_COLOR": "1",
+        "COLUMNS": "200", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"),
+    }  # fmt: skip
+
+    def command(*given: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "t2i_lens.study.cli", "embeddings", *given],
+            env=environment, capture_output=True, text=True, cwd=tmp_path,
+        )  # fmt: skip
+
+    return command
+
+
+def test_a_token_is_added_listed_and_removed(tmp_path, user):
+    safetensors.torch.save_file({"emp_params": ROW.clone()}, tmp_path / "dream.safetensors")
+    word = ("--class-word", "toy")
+    for name in ("umbrella", "<|endoftext|>"):
+        refused = user("add", "dream.safetensors", *word, "--name", name)
+        assert refused.returncode == 1 and refused.stderr.startswith("error: ")
+        assert refused.stderr.count("\n") == 1 and refused.stdout == ""
+    added = user("add", "dream.safetensors", *word, "--name", "<dream>")
+    assert added.returncode == 0, added.stderr
+    folder = tmp_path / "build" / "embeddings" / "sd15"
+    columns = ["token", "vectors", "width", "class_word", "source"]
+    brought = ["<dream>", 1, 768, "toy", "dream.safetensors"]
+    assert listed(folder)[columns].values.tolist() == [brought]
+    # One whose name would be read as the first's second vector is refused now, not in a chapter.
+    clash = user("add", "dream.safetensors", *word, "--name", "<dream>_1")
+    assert "already in the vocabulary" in clash.stderr
+    assert "<dream>" in user("list").stdout
+    assert "no token '<other>'" in user("remove", "<other>").stderr
+    assert user("remove", "<dream>").returncode == 0
+    assert not list(folder.iterdir()) and "<dream>" not in user("list").stdout
+    assert "are shipped" in user("remove", "<cat-toy>", "--profile", "toybox").stderr
+    # No control character reaches the terminal.
+    safetensors.torch.save_file({"a\x1b[31mb": ROW.clone()}, tmp_path / "red.safetensors")
+    for shown in (user("inspect", "red.safetensors"), user("add", "red.safetensors", *word)):
+        assert "\x1b" not in shown.stdout + shown.stderr
+        assert "\\x1b[31m" in shown.stdout + shown.stderr
+
+
+def test_a_damaged_token_is_listed_as_such_and_can_be_removed(tmp_path):
+    place = tmp_path / "broken"
+    place.mkdir()
+    (place / "provenance.json").write_text("{")
+    assert listed(tmp_path)["source"].tolist() == ["damaged"]
+    assert remove(tmp_path, "broken") == place and not place.exists()
+
+
+def test_rows_of_another_width_reach_no_chapter(tmp_path):
+    subject = Subject("toybox")
+    token = subject.tokens[0]
+    save(replace(token, embedding=torch.ones(1, 768)), tmp_path)
+    subject = Subject("toybox")
+    subject.folder = tmp_path
+    with pytest.raises(ValueError, match="has rows of width 768, toybox takes 128: remove it"):
+        subject.tokens  # noqa: B018
+
+
+def test_a_chapter_says_at_the_start_how_many_tokens_it_compares():
+    subject = Subject("toybox")
+    count = sum(len(token.embedding) == 1 for token in subject.tokens)
+    subject.require_tokens("04_attention_dominance", count)
+    with pytest.raises(ValueError, match=f"needs {count + 1} TI embeddings of one vector"):
+        subject.require_tokens("04_attention_dominance", count + 1)
