@@ -208,45 +208,74 @@ def measure(
 ) -> pd.DataFrame:
     """Draw sentences under one method and answer the questions about every picture.
 
+    `answers` of `drawn`.
+
     Args:
-        judge: Tells outcomes, colours and places, as the toybox's.
-        clip: Text encoder and picture tower, with `embed_text` and `embed_pictures`.
+        judge: As for `answers`, and clip.
         asked: Fields of `Sentence`.
         method: Fields of `Method`.
         seeds: One latent each.
         sampling: Passed to `sampling.generate`.
 
-    Returns:
-        A row per sentence and seed: `KEYS`, `set`; `outcome`; `found`, nouns in the picture, and
-        `lost`, those that are not; `doubt`, 1 minus their mean probability; `proper`, `improper`
-        and `neglected`, numbers of bound pairs; for each of `KINDS` the questions asked and those
-        answered right (`animal asked`, `animal right`); `right`, whether all but the count are;
-        `similarity` of picture and text in [-1, 1], and `least` of the halves of the text;
-        `calls`, the U-Net's forward passes, and `backward`; `moved`, the mean length of a step's
-        move over that of the latents.
-
     Raises:
         ValueError: as `losses_of` and `sampling.generate`.
+    """
+    of = drawn(pipe, asked, method, seeds, **sampling)
+    return answers(pipe, judge, clip, asked, method, seeds, of)
+
+
+def drawn(
+    pipe, asked: Sequence[dict], method: dict, seeds: Sequence[int], **sampling
+) -> dict[str, np.ndarray]:
+    """Draw sentences under one method.
+
+    Args:
+        As in `measure`.
+
+    Returns:
+        `pictures`, uint8 [sentence, seed, height, width, 3]; by picture, seeds fastest: `calls`,
+        the U-Net's forward passes, and `backward`; `moved`, the mean length of a step's move over
+        that of the latents.
 
     Shown in: notebooks/19_tsam_optimisation.ipynb
     """
-    said, way = [sentence_of(fields) for fields in asked], Method(**method)
-    pictures, traces = draw(pipe, said, way, seeds, **sampling)
-    flat = pictures.reshape(-1, *pictures.shape[2:])
+    said = [sentence_of(fields) for fields in asked]
+    pictures, traces = draw(pipe, said, Method(**method), seeds, **sampling)
+    return {"pictures": pictures} | costs(traces, len(said) * len(seeds), **sampling)
+
+
+def answers(
+    pipe, judge, clip, asked: Sequence[dict], method: dict, seeds: Sequence[int],
+    drawn: dict[str, np.ndarray],
+) -> pd.DataFrame:  # fmt: skip
+    """The judge's answers about the pictures of `drawn`.
+
+    Args:
+        judge: Tells outcomes, colours and places, as the toybox's.
+        clip: Text encoder and picture tower, with `embed_text` and `embed_pictures`.
+
+    Returns:
+        A row per sentence and seed: `KEYS`, `set` and `number`; `outcome`; `found`, nouns in the
+        picture, and `lost`, those that are not; `doubt`, 1 minus their mean probability; `proper`,
+        `improper` and `neglected`, numbers of bound pairs; for each of `KINDS` the questions asked
+        and those answered right (`animal asked`, `animal right`); `right`, whether all but the
+        count are; `similarity` of picture and text in [-1, 1], and `least` of the halves of the
+        text; the numbers by picture of `drawn`.
+
+    Shown in: notebooks/19_tsam_optimisation.ipynb
+    """
+    said = [sentence_of(fields) for fields in asked]
+    owners = [sentence for sentence in said for _ in seeds]
+    flat = drawn["pictures"].reshape(-1, *drawn["pictures"].shape[2:])
+    reading = judge.read(flat)
     rows = [
-        {"method": way.name, "set": s.set, "sentence": s.text, "number": s.number,
-         "order": s.order, "seed": seed}
-        for s in said for seed in seeds
+        {"method": method["name"], "set": s.set, "number": s.number, "sentence": s.text,
+         "order": s.order, "seed": seeds[place % len(seeds)]} | answered(judge, reading, place, s)
+        for place, s in enumerate(owners)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
-    reading = judge.read(flat)
-    owners = [sentence for sentence in said for _ in seeds]
-    answers = [answered(judge, reading, place, s) for place, s in enumerate(owners)]
-    table = pd.concat([table, pd.DataFrame(answers)], axis=1)
     table["similarity"], table["least"] = _similarity(pipe, clip, flat, owners)
-    for name, values in costs(traces, len(flat), **sampling).items():
-        table[name] = values
-    return table
+    return table.assign(**{name: drawn[name] for name in ("calls", "backward", "moved")})
 
 
 def costs(
@@ -422,18 +451,17 @@ def carry_out(
     return pd.concat(found, ignore_index=True)
 
 
-def grid(
-    table: pd.DataFrame, values: pd.Series, method: str
-) -> tuple[np.ndarray, list[tuple[str, int]]]:
-    """A method's values as [sentence pair, order x seed], for resampling of sentences and latents.
+def per_sentence(table: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
+    """Mean of the values over orders and seeds: a row per sentence (both orders), methods across.
 
-    Both orders of a sentence are one unit of resampling.
-
-    Returns:
-        The values, and set and number of each row.
+    Args:
+        values: One for each row of the table.
     """
-    some = table.assign(value=values)[table["method"] == method]
-    wide = some.pivot_table(
-        index=["set", "number"], columns=["order", "seed"], values="value", aggfunc="mean"
-    )
-    return wide.to_numpy(float), list(wide.index)
+    wide = table.assign(value=values.astype(float))
+    return wide.pivot_table(index=["set", "number"], columns="method", values="value")
+
+
+def right_by_kind(table: pd.DataFrame) -> np.ndarray:
+    """Questions answered right, [sentence, kind], over orders and whatever seeds the table has."""
+    columns = [f"{kind} right" for kind in KINDS]
+    return table.groupby(["set", "number"])[columns].sum().to_numpy()

@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import UInt8
 
-from t2i_lens.experiments.alignment import Method, Sentence, costs, draw, sentence_of, target
+from t2i_lens.experiments.alignment import Method, Sentence, drawn, sentence_of, target
 from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.inversion.embeddings import Concept
 from t2i_lens.judging.protocols import FOUND
@@ -20,7 +21,7 @@ PROMPT_SET = "hero"
 PROMPTS = 4  # of the set
 CONCEPTS = 6  # the hero first, without those the model was chosen on
 SEEDS = (0, 1)
-KEYS = ["method", "word", "sentence", "seed"]
+KEYS = ["method", "concept", "word", "number", "seed"]
 FILE = "tokens.parquet"
 
 
@@ -63,29 +64,43 @@ def measure(
 ) -> pd.DataFrame:
     """Draw sentences with a slot under one method, and count the context objects that are lost.
 
+    `answers` of `alignment.drawn`, with the costs of drawing.
+
     Args:
         pipe: A pipeline to which the placeholders are attached.
-        judge: Knows every context noun, every concept and its class word.
+        judge: As for `answers`.
         asked: Fields of `alignment.Sentence`, from `sentences`.
         method: Fields of `alignment.Method`.
         seeds: One latent each.
         sampling: Passed to `sampling.generate`.
 
+    Raises:
+        ValueError: as `alignment.losses_of` and `sampling.generate`.
+    """
+    of = drawn(pipe, asked, method, seeds, **sampling)
+    table = answers(judge, asked, method, seeds, of.pop("pictures"))
+    return table.assign(**of)
+
+
+def answers(
+    judge, asked: Sequence[dict], method: dict, seeds: Sequence[int],
+    pictures: UInt8[np.ndarray, "sentence seed height width 3"],
+) -> pd.DataFrame:  # fmt: skip
+    """What the judge finds in pictures of sentences with a slot.
+
+    Args:
+        judge: Knows every context noun, every concept and its class word.
+        asked: As in `measure`.
+
     Returns:
         A row per sentence and seed: `method`, `concept`, `word` ("token" or "class word"),
         `number` of the prompt, `sentence`, `seed`; `lost`, context objects not found, and `asked`;
-        `doubt`, 1 minus their mean probability; `subject`, whether the slot's object is found;
-        `calls`, `backward` and `moved` as in `alignment.measure`.
-
-    Raises:
-        ValueError: as `alignment.losses_of` and `sampling.generate`.
+        `doubt`, 1 minus their mean probability; `subject`, whether the slot's object is found.
 
     Shown in: notebooks/20_tsam_learned_tokens.ipynb
     """
-    said, way = [sentence_of(fields) for fields in asked], Method(**method)
-    pictures, traces = draw(pipe, said, way, seeds, **sampling)
-    flat = pictures.reshape(-1, *pictures.shape[2:])
-    nouns, rows = judge.read(flat).nouns, []
+    said, rows = [sentence_of(fields) for fields in asked], []
+    nouns = judge.read(pictures.reshape(-1, *pictures.shape[2:])).nouns
     for place, sentence in enumerate(s for s in said for _ in seeds):
         slot = sentence.unbound[0][0]
         context = [judge.nouns.index(n) for n in sentence.nouns if n != slot]
@@ -93,7 +108,7 @@ def measure(
         chance = nouns[place, context]
         rows.append(
             {
-                "method": way.name,
+                "method": method["name"],
                 "concept": sentence.set,
                 "word": ("token", "class word")[sentence.order],
                 "number": sentence.number,
@@ -105,7 +120,7 @@ def measure(
                 "subject": bool(nouns[place, judge.nouns.index(subject)] > FOUND),
             }
         )
-    return pd.DataFrame(rows).assign(**costs(traces, len(flat), **sampling))
+    return pd.DataFrame(rows)
 
 
 def read_targets(pipe, asked: Sequence[dict]) -> pd.DataFrame:
@@ -141,8 +156,6 @@ def _looked_at(matrix: torch.Tensor, place: int) -> float:
 
 
 def lost_grid(table: pd.DataFrame, method: str, word: str) -> np.ndarray:
-    """Objects lost per picture, [concept, prompt, seed], of one method and one kind of word."""
+    """Objects lost per picture, [concept, prompt], mean over seeds."""
     some = table[(table["method"] == method) & (table["word"] == word)]
-    wide = some.pivot_table(index="concept", columns=["number", "seed"], values="lost")
-    shape = [some[name].nunique() for name in ("concept", "number", "seed")]
-    return wide.to_numpy(float).reshape(shape)
+    return some.pivot_table(index="concept", columns="number", values="lost").to_numpy(float)
