@@ -6,9 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from scipy.stats import rankdata
 
-from t2i_lens.figures.style import ROLES, SMALL, WIDTH, legend, panels_of, styled
+from t2i_lens.figures.style import ROLES, SMALL, WIDTH, colour, legend, panels_of, styled
 from t2i_lens.stats.bootstrap import Estimate
 
 LEAST_SHARE = 0.04  # that has its interval drawn
@@ -59,7 +60,8 @@ def stacked_shares(
         xlabel: What the shares are of.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 0.8 + 0.38 * len(rows)))
-    shades = [plt.get_cmap("cividis")(at) for at in np.linspace(0.95, 0.1, len(parts))]
+    shades = [colour(at) for at in np.linspace(1.05, 0.05, len(parts))]
+    outline = [withStroke(linewidth=2.5, foreground="white")]  # told from any shade
     for y, shares in enumerate(rows.values()):
         left = 0.0
         for number, (share, shade) in enumerate(zip(shares, shades, strict=True)):
@@ -69,7 +71,9 @@ def stacked_shares(
             if share.value > LEAST_SHARE:
                 ends = [[share.value - share.low], [share.high - share.value]]
                 at = y + 0.22 * (-1) ** number
-                axis.errorbar(left + share.value, at, xerr=ends, color="0.5", lw=1, capsize=2)
+                axis.errorbar(
+                    left + share.value, at, xerr=ends, color="black", lw=1, path_effects=outline
+                )
             left += share.value
     counted = [f"{label} (n={shares[0].n})" for label, shares in rows.items()]
     axis.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlim=(0, 1), xlabel=xlabel)

@@ -115,12 +115,12 @@ class SynGen:
         return torch.stack(terms).sum()
 
 
-def content_cosines(maps: Maps, count: int) -> Float[Tensor, "token token"]:
+def content_cosines(maps: Maps, count: int) -> Float[Tensor, "word word"]:
     """C of T-SAM: cosine of every two smoothed maps of the `count` tokens after BOS."""
     return column_cosines(smoothed(maps[..., 1 : 1 + count]).flatten(0, 1))
 
 
-def map_similarity(maps: Maps, count: int) -> Float[Tensor, "token token"]:
+def map_similarity(maps: Maps, count: int) -> Float[Tensor, "word word"]:
     """S of T-SAM: `content_cosines` with rows that sum to 1."""
     cosines = content_cosines(maps, count)
     return cosines / cosines.sum(-1, keepdim=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from t2i_lens.base.lazy import Cache
@@ -58,7 +59,9 @@ def carry_out(store: Cache, subject: Subject, share: float = 1) -> list[Path]:
 
     def make(file: str, ways: Sequence[alignment.Method]) -> pd.DataFrame:
         function, subjects, said, seeds = _table(subject, file)
-        some = said[: 2 * max(1, round(share * len(said) / 2))]
+        # Both orders of a sentence stand one after the other; a share is spread over all sets.
+        places = np.linspace(0, len(said) / 2 - 1, max(1, round(share * len(said) / 2)))
+        some = [said[2 * round(at) + order] for at in places for order in (0, 1)]
         name = file.removesuffix(".parquet")
         table = alignment.carry_out(store, name, function, subjects, some, ways, seeds)
         files.append(save_table(table, _marked(subject, file, ways), folder_of(subject) / file))
