@@ -1,11 +1,13 @@
 """Test-time optimisation on tiny pipelines of the real classes."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from families import FAMILIES
 
-from t2i_lens.experiments.alignment import Method, Sentence, draw, losses_of, target
+from t2i_lens.experiments.alignment import Method, Sentence, draw, fields_of, losses_of, target
 from t2i_lens.methods import attention_losses as losses
 from t2i_lens.methods.latent_optimisation import Updates, draw_optimised, optimised
 from t2i_lens.models.tokens import encode
@@ -134,6 +136,12 @@ def test_targets_are_causal_and_rows_sum_to_1(shared_pipe):
 
 
 def test_a_plain_method_is_generate(shared_pipe):
-    pictures, traces = draw(shared_pipe, [DOG], Method("plain"), [3], **SAMPLING)
-    np.testing.assert_array_equal(pictures, generate(shared_pipe, [DOG.text], [3], **SAMPLING))
-    assert traces == []
+    plain = generate(shared_pipe, [DOG.text], [3], **SAMPLING)
+    asked = {"sentences": fields_of([DOG]), "seeds": [3]}
+    drawn = draw(shared_pipe, method=asdict(Method("plain")), **asked, **SAMPLING)
+    np.testing.assert_array_equal(drawn["pictures"], plain)
+    assert (drawn["calls"], drawn["backward"], drawn["moved"]) == (6, 0, 0)
+    moved = draw(shared_pipe, method=asdict(Method("T", "code", 1e3)), **asked, **SAMPLING)
+    # Three guided steps of two rows each, and a pass with gradients before each of them.
+    assert (moved["calls"], moved["backward"]) == (9, 3)
+    assert moved["moved"] > 0 and (moved["pictures"] != plain).any()

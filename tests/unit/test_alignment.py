@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens.experiments import alignment
+from t2i_lens.experiments import alignment, faithfulness
 from t2i_lens.experiments.kept_table import compare_means, load_table, save_table
 from t2i_lens.experiments.prompt_sets import load_pairs
 from t2i_lens.toybox.judge import Outcome
@@ -25,7 +25,7 @@ def test_every_sentence_is_said_in_both_orders_and_none_is_also_tried():
 
 
 def test_the_outcomes_are_the_judges():
-    assert set(alignment.OUTCOMES) == {str(outcome) for outcome in Outcome}
+    assert set(faithfulness.OUTCOMES) == {str(outcome) for outcome in Outcome}
 
 
 def judge_of(found, colours, centres, places):
@@ -56,9 +56,9 @@ def test_answers_tell_presence_colour_and_count_apart():
     )  # fmt: skip
     colours = {"car": "blue", "hat": "blue"}
     judge, reading = judge_of({"car": 0.9, "hat": 0.2}, colours, [[0, 0], [9, 9]], pieces(2, 0))
-    found = alignment.answered(judge, reading, 0, sentence)
+    found = faithfulness.answers_about(judge, reading, 0, sentence)
     assert (found["proper"], found["improper"], found["neglected"]) == (0, 1, 1)
-    assert (found["found"], found["lost"], found["right"]) == (1, 1, False)
+    assert (found["lost"], found["right"]) == (1, False)
     assert (found["object asked"], found["object right"]) == (2, 1)
     assert (found["count asked"], found["count right"], found["animal asked"]) == (2, 0, 0)
 
@@ -71,7 +71,7 @@ def test_a_relation_is_read_from_where_the_nouns_are(relation, holds):
     sentence = alignment.Sentence("relations", 0, 0, text, (), (("car", "hat"),), relation)
     places = [[10.0, 30.0], [50.0, 25.0]]  # x, y: the car stands left of the hat, and lower
     judge, reading = judge_of({"car": 0.9, "hat": 0.9}, {}, places, pieces(1, 1))
-    found = alignment.answered(judge, reading, 0, sentence)
+    found = faithfulness.answers_about(judge, reading, 0, sentence)
     assert found["relation right"] == int(holds) and found["right"] == holds
 
 
@@ -81,22 +81,29 @@ def test_the_animal_is_known_in_both_orders():
         p.unbound[0][1] for p in SETS["animals"]
     }
     for sentence in (s for s in said if s.set == "animals_objects"):
-        kinds = [alignment._kind(sentence, place) for place in (0, 1)]
+        kinds = [faithfulness.kind_of_noun(sentence, place) for place in (0, 1)]
         assert [noun in animals for noun in sentence.nouns] == [k == "animal" for k in kinds]
 
 
 def test_the_multiple_with_the_best_score_is_chosen_and_the_smaller_of_equals():
-    rows = []
-    for loss in alignment.PUBLISHED:
-        for multiple in alignment.MULTIPLES:
-            right = 1 if loss == "code" and multiple == 3 else 0
-            row = {f"{k} asked": 0 for k in alignment.KINDS} | {
-                f"{k} right": 0 for k in alignment.KINDS
-            }
-            row |= {"object asked": 2, "object right": 1 + right}
-            rows.append({"method": f"{loss} x{multiple}"} | row)
-    chosen = alignment.chosen_multiples(pd.DataFrame(rows))
+    scores = pd.Series({method.name: 0.5 for method in alignment.trial_methods()})
+    scores["code x3"] = 0.6
+    chosen = alignment.chosen_multiples(scores)
     assert chosen == {"paper": 1, "code": 3, "attend-and-excite": 1, "SynGen": 1}
+
+
+def test_scores_are_shares_of_the_questions_asked():
+    counts = {
+        f"{kind} {what}": [0, 0] for kind in faithfulness.KINDS for what in ("asked", "right")
+    }
+    counts |= {"object asked": [2, 2], "object right": [1, 2], "colour asked": [2, 0]}
+    table = pd.DataFrame({"method": ["a", "b"], "set": "s", "number": 0} | counts)
+    assert faithfulness.score(table).tolist() == [0.25, 1.0]
+    by_kind = faithfulness.scores_by_kind(table)
+    assert by_kind["object"].to_dict() == {"a": 0.5, "b": 1.0} and by_kind["colour"]["a"] == 0
+    assert np.isnan(by_kind["relation"]["a"])
+    assert faithfulness.right_by_kind(table).tolist() == [[0, 3, 0, 0, 0]]
+    assert faithfulness.per_sentence(table, pd.Series([1, 0])).to_numpy().tolist() == [[1.0, 0.0]]
 
 
 def test_a_kept_table_is_refused_when_damaged_or_made_from_other_weights(tmp_path):

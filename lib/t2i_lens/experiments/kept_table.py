@@ -1,7 +1,7 @@
 """A table of measurements that ships with the study: written once, verified, replayed, sampled.
 
 A long sweep leaves a small table beside its provenance: a hash of the table, and for each part of
-it a hash of all weights and settings behind its rows. A chapter refuses a table made from others.
+it a hash of all weights and settings behind its rows. A table made from others is refused.
 """
 
 import io
@@ -14,27 +14,27 @@ import pandas as pd
 from t2i_lens.base.files import digest, write
 
 
-def save_table(measured: pd.DataFrame, marked: Mapping[str, str], file: Path) -> Path:
+def save_table(table: pd.DataFrame, marks: Mapping[str, str], file: Path) -> Path:
     """Write a parquet file and, last, its provenance beside it; return the file.
 
     Args:
-        marked: Name of each part of the table -> hash of what its rows depend on.
+        marks: Name of each part of the table -> hash of what its rows depend on.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    measured.to_parquet(buffer, index=False)
+    table.to_parquet(buffer, index=False)
     write(file, buffer.getvalue())
-    sidecar = {"sha256": digest(buffer.getvalue()), "parts": dict(marked)}
+    sidecar = {"sha256": digest(buffer.getvalue()), "parts": dict(marks)}
     write(file.with_suffix(".json"), (json.dumps(sidecar, indent=1) + "\n").encode())
     return file
 
 
-def load_table(file: Path, marked: Mapping[str, str], again: str) -> pd.DataFrame:
+def load_table(file: Path, marks: Mapping[str, str], remedy: str) -> pd.DataFrame:
     """Read the table of `save_table`; it may hold only some of the parts.
 
     Args:
-        marked: As for `save_table`, from the weights and settings of now.
-        again: The command that makes the table.
+        marks: As for `save_table`, from the weights and settings of now.
+        remedy: What to do if there is no such table.
 
     Raises:
         FileNotFoundError: there is no table.
@@ -42,18 +42,20 @@ def load_table(file: Path, marked: Mapping[str, str], again: str) -> pd.DataFram
     """
     sidecar = file.with_suffix(".json")
     if not sidecar.exists() or not file.exists():
-        raise FileNotFoundError(f"no {file.name} with its {sidecar.name} in {file.parent}: {again}")
+        raise FileNotFoundError(f"no {file.name} and {sidecar.name} in {file.parent}: {remedy}")
     content = file.read_bytes()
     try:
-        stated = json.loads(sidecar.read_text(encoding="utf-8"))
-        whole, parts = stated["sha256"] == digest(content), dict(stated["parts"])
+        stored = json.loads(sidecar.read_text(encoding="utf-8"))
+        intact, parts = stored["sha256"] == digest(content), dict(stored["parts"])
     except (ValueError, KeyError, TypeError):
-        whole, parts = False, {}
-    if not whole:
-        raise ValueError(f"{file} is damaged: {again}")
-    old = [name for name, mark in parts.items() if marked.get(name) != mark]
-    if old:
-        raise ValueError(f"{file} was made from other weights or settings ({old[0]}): {again}")
+        intact, parts = False, {}
+    if not intact:
+        raise ValueError(f"{file} is damaged: {remedy}")
+    outdated = [name for name, mark in parts.items() if marks.get(name) != mark]
+    if outdated:
+        raise ValueError(
+            f"{file} was made from other weights or settings ({outdated[0]}): {remedy}"
+        )
     return pd.read_parquet(io.BytesIO(content))
 
 
@@ -72,8 +74,8 @@ def compare_means(
     both = again.merge(kept, on=keys, suffixes=("", "_kept"))
     if len(both) < len(again):
         raise ValueError(f"{len(again) - len(both)} of {len(again)} rows are not in the table")
-    found = {name: float((both[name] - both[f"{name}_kept"]).abs().mean()) for name in tolerances}
-    for name, difference in found.items():
-        if not difference <= tolerances[name]:
-            raise ValueError(f"{name} differs by {difference:.2g} from the table: measure it anew")
-    return found
+    means = {name: float((both[name] - both[f"{name}_kept"]).abs().mean()) for name in tolerances}
+    for name, mean in means.items():
+        if not mean <= tolerances[name]:
+            raise ValueError(f"{name} differs by {mean:.2g} from the table: measure it anew")
+    return means

@@ -10,10 +10,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
-from t2i_lens.experiments.alignment import Method, Sentence, drawn, sentence_of, target
-from t2i_lens.experiments.prompt_sets import Prompt
+from t2i_lens.base.prompts import Prompt
+from t2i_lens.experiments.alignment import Method, Sentence, draw, sentence_of, target
 from t2i_lens.inversion.embeddings import Concept
 from t2i_lens.judging.protocols import FOUND
 
@@ -21,8 +21,8 @@ PROMPT_SET = "hero"
 PROMPTS = 4  # of the set
 CONCEPTS = 6  # the hero first, without those the model was chosen on
 SEEDS = (0, 1)
+WORDS = ("token", "class word")  # in the slot, by a sentence's order
 KEYS = ["method", "concept", "word", "number", "seed"]
-FILE = "tokens.parquet"
 
 
 def methods(multiples: dict[str, float]) -> list[Method]:
@@ -47,87 +47,89 @@ def sentences(concepts: Sequence[Concept], prompts: Sequence[Prompt]) -> list[Se
 
     The pairs of a sentence are all pairs of its nouns, the slot's word first.
     """
-    found = []
-    for concept in concepts:
-        plain = concept.superclass
-        for number, prompt in enumerate(prompts):
-            for order, word in enumerate((concept.placeholder_token, plain)):
-                texts = [prompt.text.replace("{}", each) for each in (word, plain)]
-                pairs = tuple(combinations((word, *prompt.context), 2))
-                found.append(Sentence(concept.name, number, order, texts[0], (), pairs,
-                                      plain=texts[1]))  # fmt: skip
-    return found
+    return [
+        Sentence(
+            concept.name,
+            number,
+            order,
+            prompt.text.replace("{}", word),
+            (),
+            tuple(combinations((word, *prompt.context), 2)),
+            plain=prompt.text.replace("{}", concept.superclass),
+        )
+        for concept in concepts
+        for number, prompt in enumerate(prompts)
+        for order, word in enumerate((concept.placeholder_token, concept.superclass))
+    ]
 
 
 def measure(
-    pipe, judge, asked: Sequence[dict], method: dict, seeds: Sequence[int], **sampling
+    pipe, judge, sentences: Sequence[dict], method: dict, seeds: Sequence[int], **sampling
 ) -> pd.DataFrame:
     """Draw sentences with a slot under one method, and count the context objects that are lost.
 
-    `answers` of `alignment.drawn`, with the costs of drawing.
+    `answers` about the pictures of `alignment.draw`, with the costs of drawing.
 
     Args:
-        pipe: A pipeline to which the placeholders are attached.
         judge: As for `answers`.
-        asked: Fields of `alignment.Sentence`, from `sentences`.
-        method: Fields of `alignment.Method`.
-        seeds: One latent each.
-        sampling: Passed to `sampling.generate`.
+        sentences: Fields of `alignment.Sentence`, from `sentences`; all others as for `draw`.
 
     Raises:
-        ValueError: as `alignment.losses_of` and `sampling.generate`.
+        ValueError: as `alignment.draw`.
     """
-    of = drawn(pipe, asked, method, seeds, **sampling)
-    table = answers(judge, asked, method, seeds, of.pop("pictures"))
-    return table.assign(**of)
+    drawn = draw(pipe, sentences, method, seeds, **sampling)
+    table = answers(judge, sentences, method, seeds, drawn.pop("pictures"))
+    return table.assign(**drawn)
 
 
 def answers(
-    judge, asked: Sequence[dict], method: dict, seeds: Sequence[int],
+    judge,
+    sentences: Sequence[dict],
+    method: dict,
+    seeds: Sequence[int],
     pictures: UInt8[np.ndarray, "sentence seed height width 3"],
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """What the judge finds in pictures of sentences with a slot.
 
     Args:
         judge: Knows every context noun, every concept and its class word.
-        asked: As in `measure`.
 
     Returns:
-        A row per sentence and seed: `method`, `concept`, `word` ("token" or "class word"),
-        `number` of the prompt, `sentence`, `seed`; `lost`, context objects not found, and `asked`;
-        `doubt`, 1 minus their mean probability; `subject`, whether the slot's object is found.
+        A row per sentence and seed: `KEYS` and the `sentence`; `lost`, context objects not found,
+        and `asked`; `doubt`, 1 minus their mean probability; `subject`, whether the slot's object
+        is found.
 
     Shown in: notebooks/20_tsam_learned_tokens.ipynb
     """
-    said, rows = [sentence_of(fields) for fields in asked], []
-    nouns = judge.read(pictures.reshape(-1, *pictures.shape[2:])).nouns
-    for place, sentence in enumerate(s for s in said for _ in seeds):
-        slot = sentence.unbound[0][0]
-        context = [judge.nouns.index(n) for n in sentence.nouns if n != slot]
-        subject = slot if sentence.order else sentence.set
-        chance = nouns[place, context]
+    of_picture = [sentence_of(fields) for fields in sentences for _ in seeds]
+    nouns, rows = judge.read(pictures.reshape(-1, *pictures.shape[2:])).nouns, []
+    for number, sentence in enumerate(of_picture):
+        word = _slot_word(sentence)
+        context = [judge.nouns.index(noun) for noun in sentence.nouns if noun != word]
+        subject = judge.nouns.index(word if sentence.order else sentence.set)
+        chance = nouns[number, context]
         rows.append(
             {
                 "method": method["name"],
                 "concept": sentence.set,
-                "word": ("token", "class word")[sentence.order],
+                "word": WORDS[sentence.order],
                 "number": sentence.number,
+                "seed": seeds[number % len(seeds)],
                 "sentence": sentence.text,
-                "seed": seeds[place % len(seeds)],
                 "lost": int((chance <= FOUND).sum()),
                 "asked": len(context),
                 "doubt": float(1 - chance.mean()),
-                "subject": bool(nouns[place, judge.nouns.index(subject)] > FOUND),
+                "subject": bool(nouns[number, subject] > FOUND),
             }
         )
     return pd.DataFrame(rows)
 
 
-def read_targets(pipe, asked: Sequence[dict]) -> pd.DataFrame:
+def read_targets(pipe, sentences: Sequence[dict]) -> pd.DataFrame:
     """T with the token and with the class word in the slot, and how far apart the two are.
 
     Args:
-        asked: Fields of `alignment.Sentence`, from `sentences`; those with a token are read.
+        sentences: Fields of `alignment.Sentence`, from `sentences`; those with a token are read.
 
     Returns:
         A row per sentence: `concept`, `sentence`; `distance`, the mean over rows of half the
@@ -140,22 +142,32 @@ def read_targets(pipe, asked: Sequence[dict]) -> pd.DataFrame:
     Shown in: notebooks/20_tsam_learned_tokens.ipynb
     """
     rows = []
-    for sentence in (s for s in map(sentence_of, asked) if s.order == 0):
-        kinds = {"token": "own", "class word": "class word"}
-        found = {k: target(pipe, sentence, Method(k, "paper", target=t)) for k, t in kinds.items()}
-        place = sentence.text.split().index(sentence.unbound[0][0])
-        apart = (found["token"] - found["class word"]).abs().sum(-1).mean() / 2
-        row = {"concept": sentence.set, "sentence": sentence.text, "distance": float(apart)}
-        rows.append(row | {k: _looked_at(each, place) for k, each in found.items()})
+    for sentence in (sentence_of(fields) for fields in sentences):
+        if WORDS[sentence.order] != "token":
+            continue
+        own, plain = (
+            target(pipe, sentence, Method("T", "paper", target=kind))
+            for kind in ("own", "class word")
+        )
+        slot = sentence.text.split().index(_slot_word(sentence))
+        distance = float((own - plain).abs().sum(-1).mean()) / 2
+        row = {"concept": sentence.set, "sentence": sentence.text, "distance": distance}
+        rows.append(row | {"token": _share_of(own, slot), "class word": _share_of(plain, slot)})
     return pd.DataFrame(rows)
 
 
-def _looked_at(matrix: torch.Tensor, place: int) -> float:
-    after = matrix[place + 1 :, place]
-    return float(after.mean()) if len(after) else np.nan
+def _slot_word(sentence: Sentence) -> str:
+    return sentence.unbound[0][0]
 
 
-def lost_grid(table: pd.DataFrame, method: str, word: str) -> np.ndarray:
-    """Objects lost per picture, [concept, prompt], mean over seeds."""
-    some = table[(table["method"] == method) & (table["word"] == word)]
-    return some.pivot_table(index="concept", columns="number", values="lost").to_numpy(float)
+def _share_of(matrix: Float[torch.Tensor, "token token"], slot: int) -> float:
+    later = matrix[slot + 1 :, slot]
+    return float(later.mean()) if len(later) else np.nan
+
+
+def lost_objects(
+    table: pd.DataFrame, method: str, word: str
+) -> Float[np.ndarray, "concept prompt"]:
+    """Objects lost per picture under a method with one of `WORDS` in the slot, mean over seeds."""
+    rows = table[(table["method"] == method) & (table["word"] == word)]
+    return rows.pivot_table(index="concept", columns="number", values="lost").to_numpy(float)

@@ -39,11 +39,11 @@ class TsamPaper:
     target: Float[Tensor, "token token"]
 
     def __call__(self, maps: Maps) -> Float[Tensor, ""]:
-        found = map_similarity(maps, len(self.target))
-        size = len(found)
-        rho = torch.arange(1, size + 1, device=found.device) / size
-        target = self.target.to(found) ** GAMMA
-        return (rho[:, None] * (target - found).abs()).tril().sum()
+        similarity = map_similarity(maps, len(self.target))
+        size = len(similarity)
+        rho = torch.arange(1, size + 1, device=similarity.device) / size
+        target = self.target.to(similarity) ** GAMMA
+        return (rho[:, None] * (target - similarity).abs()).tril().sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +154,15 @@ def words_of_pairs(
     """
     if not bound and not unbound:
         raise ValueError(f"no pairs of words are annotated in {row.prompt!r}: name some")
-    place = {word: row.positions(word)[-1] for pair in (*bound, *unbound) for word in pair}
+    positions = {word: row.positions(word)[-1] for pair in (*bound, *unbound) for word in pair}
     attributes = {attribute for attribute, _ in bound}
-    nouns = sorted((word for word in place if word not in attributes), key=place.__getitem__)
-    phrases = [(*sorted(place[a] for a, n in bound if n == noun), place[noun]) for noun in nouns]
-    return tuple(place[noun] for noun in nouns), tuple(phrases)
+    nouns = sorted(
+        (word for word in positions if word not in attributes), key=positions.__getitem__
+    )
+    phrases = [
+        (*sorted(positions[a] for a, n in bound if n == noun), positions[noun]) for noun in nouns
+    ]
+    return tuple(positions[noun] for noun in nouns), tuple(phrases)
 
 
 def _divergence(

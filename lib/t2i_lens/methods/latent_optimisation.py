@@ -136,11 +136,13 @@ def draw_optimised(
     pictures, traces = [], []
     together = max(1, batch_size // len(seeds))
     for start in range(0, len(prompts), together):
-        some = list(prompts[start : start + together])
-        each = [loss for loss in losses[start : start + together] for _ in seeds]
-        own = [seed for _ in some for seed in seeds] if random else None
-        with optimised(pipe, each, updates, random_seeds=own, keep_maps=keep_maps) as trace:
-            pictures.append(generate(pipe, some, list(seeds), batch_size=len(each), **sampling))
+        batch = list(prompts[start : start + together])
+        batch_losses = [loss for loss in losses[start : start + together] for _ in seeds]
+        own = [seed for _ in batch for seed in seeds] if random else None
+        with optimised(pipe, batch_losses, updates, random_seeds=own, keep_maps=keep_maps) as trace:
+            pictures.append(
+                generate(pipe, batch, list(seeds), batch_size=len(batch_losses), **sampling)
+            )
         traces.append(trace)
     return np.concatenate(pictures), traces
 
@@ -230,9 +232,9 @@ def mean_maps(calls: Sequence[CrossAttention]) -> Float[Tensor, "batch height wi
     places = sorted({call.height * call.width for call in calls})
     fitting = [size for size in places if size <= MOST_PLACES]
     chosen = fitting[-1] if fitting else places[0]
-    some = [call for call in calls if call.height * call.width == chosen]
-    mean = torch.stack([attention_pattern(call).mean(1) for call in some]).mean(0)
-    return mean.unflatten(1, (some[0].height, some[0].width))
+    layers = [call for call in calls if call.height * call.width == chosen]
+    mean = torch.stack([attention_pattern(call).mean(1) for call in layers]).mean(0)
+    return mean.unflatten(1, (layers[0].height, layers[0].width))
 
 
 def _length(values: Tensor) -> Tensor:
@@ -242,7 +244,7 @@ def _length(values: Tensor) -> Tensor:
 def _of_rows(value: Any, rows: slice, batch: int) -> Any:
     """The conditional rows of whatever a pipeline gives its U-Net."""
     if isinstance(value, dict):
-        return {name: _of_rows(each, rows, batch) for name, each in value.items()}
+        return {name: _of_rows(part, rows, batch) for name, part in value.items()}
     if isinstance(value, Tensor) and value.ndim and len(value) == batch:
         return value[rows]
     return value

@@ -4,48 +4,71 @@ Three tables: trials of step sizes, all methods on annotated sentences, and lear
 second and the third use the step sizes that the trials choose.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from t2i_lens.base.lazy import Cache
+from t2i_lens.base.lazy import Cache, Lazy
 from t2i_lens.base.paths import BUILD, DATA
-from t2i_lens.experiments import alignment, token_alignment
+from t2i_lens.experiments import alignment, faithfulness, token_alignment
 from t2i_lens.experiments.kept_table import load_table, save_table
 from t2i_lens.experiments.prompt_sets import load_prompts
 from t2i_lens.inversion.embeddings import Inversion, with_tokens
 from t2i_lens.study.subject import Subject
 
-AGAIN = "run `t2i-lens alignment`"
+TRIALS, METHODS, TOKENS = "step_sizes.parquet", "methods.parquet", "tokens.parquet"
+# A picture drawn in another batch differs by rounding, which moves can enlarge in single ones.
+TOLERANCES = {"doubt": 0.05}
+REMEDY = "run `t2i-lens alignment`"
 
 
-def folder_of(subject: Subject) -> Path:
-    """Folder of the tables: shipped for a model that is shipped itself."""
-    root = DATA / "results" if subject.folder.is_relative_to(DATA) else BUILD
-    return root / "alignment" / subject.model.name
+class Table(NamedTuple):
+    """What a table is measured with: `alignment.carry_out`'s arguments of these names."""
+
+    measure: Callable[..., pd.DataFrame]
+    subjects: dict[str, Lazy]
+    sentences: list[alignment.Sentence]
+    seeds: tuple[int, ...]
+
+
+def table_of(subject: Subject, file: str) -> Table:
+    """What is drawn for one of the tables, all of it.
+
+    Args:
+        file: `TRIALS`, `METHODS` or `TOKENS`.
+    """
+    if file == TOKENS:
+        concepts = [inversion.concept for inversion in learned(subject)]
+        prompts = load_prompts(token_alignment.PROMPT_SET)[: token_alignment.PROMPTS]
+        subjects = {"pipe": with_tokens(subject.pipe, learned(subject)), "judge": subject.judge}
+        sentences = token_alignment.sentences(concepts, prompts)
+        return Table(token_alignment.measure, subjects, sentences, token_alignment.SEEDS)
+    subjects = {"pipe": subject.pipe, "judge": subject.judge, "clip": subject.clip}
+    sets = {name: subject.pairs(name) for name in alignment.SENTENCES}
+    compared, trials = alignment.sentences(sets)
+    if file == TRIALS:
+        return Table(faithfulness.measure, subjects, trials, alignment.TRIAL_SEEDS)
+    return Table(faithfulness.measure, subjects, compared, alignment.SEEDS)
 
 
 def learned(subject: Subject) -> list[Inversion]:
     """The tokens that are measured: objects that the model was not chosen on, the hero first."""
-    objects = [
-        each for each in subject.tokens
-        if each.concept.kind == "object" and not each.concept.development
-    ]  # fmt: skip
-    return objects[: token_alignment.CONCEPTS]
+    held_out = [
+        inversion
+        for inversion in subject.tokens
+        if inversion.concept.kind == "object" and not inversion.concept.development
+    ]
+    return held_out[: token_alignment.CONCEPTS]
 
 
-def said_of(subject: Subject) -> tuple[list[alignment.Sentence], list[alignment.Sentence]]:
-    """Sentences of the comparison, and those that step sizes are chosen on."""
-    return alignment.sentences({name: subject.pairs(name) for name in alignment.SENTENCES})
-
-
-def slots_of(subject: Subject) -> list[alignment.Sentence]:
-    """Sentences with a slot for a learned token or its class word."""
-    prompts = load_prompts(token_alignment.PROMPT_SET)[: token_alignment.PROMPTS]
-    return token_alignment.sentences([each.concept for each in learned(subject)], prompts)
+def multiples(trials: pd.DataFrame) -> dict[str, float]:
+    """For each loss the multiple of its step size with most right answers in the trials."""
+    scores = faithfulness.score(trials).groupby(trials["method"]).mean()
+    return alignment.chosen_multiples(scores)
 
 
 def carry_out(store: Cache, subject: Subject, share: float = 1) -> list[Path]:
@@ -53,53 +76,53 @@ def carry_out(store: Cache, subject: Subject, share: float = 1) -> list[Path]:
 
     Args:
         store: Keeps each part as it is done.
-        share: Of the sentences, for a trial.
+        share: Of the sentences, for a trial; spread over all sets, both orders of each.
     """
     files = []
 
-    def make(file: str, ways: Sequence[alignment.Method]) -> pd.DataFrame:
-        function, subjects, said, seeds = _table(subject, file)
-        # Both orders of a sentence stand one after the other; a share is spread over all sets.
-        places = np.linspace(0, len(said) / 2 - 1, max(1, round(share * len(said) / 2)))
-        some = [said[2 * round(at) + order] for at in places for order in (0, 1)]
-        name = file.removesuffix(".parquet")
-        table = alignment.carry_out(store, name, function, subjects, some, ways, seeds)
-        files.append(save_table(table, _marked(subject, file, ways), folder_of(subject) / file))
+    def make(file: str, methods: Sequence[alignment.Method]) -> pd.DataFrame:
+        of = table_of(subject, file)
+        sentences = _spread(of.sentences, share)
+        name = f"alignment_{file.removesuffix('.parquet')}"
+        table = alignment.carry_out(
+            store, name, of.measure, of.subjects, sentences, methods, of.seeds
+        )
+        files.append(save_table(table, _marks(of, methods), _folder(subject) / file))
         return table
 
-    best = alignment.chosen_multiples(make(alignment.TRIALS, alignment.trial_methods()))
-    make(alignment.FILE, alignment.methods(best))
-    make(token_alignment.FILE, token_alignment.methods(best))
+    chosen = multiples(make(TRIALS, alignment.trial_methods()))
+    make(METHODS, alignment.methods(chosen))
+    make(TOKENS, token_alignment.methods(chosen))
     return files
 
 
-def load(subject: Subject, file: str, ways: Sequence[alignment.Method]) -> pd.DataFrame:
+def load(subject: Subject, file: str, methods: Sequence[alignment.Method]) -> pd.DataFrame:
     """One of the tables.
 
     Args:
-        file: `alignment.TRIALS`, `alignment.FILE` or `token_alignment.FILE`.
-        ways: Its methods.
+        file: `TRIALS`, `METHODS` or `TOKENS`.
+        methods: All that it should hold.
 
     Raises:
-        FileNotFoundError, ValueError: as `kept_table.load_table`.
+        FileNotFoundError: there is no table.
+        ValueError: it is damaged, or was made from other weights or settings.
     """
-    return load_table(folder_of(subject) / file, _marked(subject, file, ways), AGAIN)
+    marks = _marks(table_of(subject, file), methods)
+    return load_table(_folder(subject) / file, marks, REMEDY)
 
 
-def _table(subject: Subject, file: str):
-    """Function, subjects, sentences and seeds of a table."""
-    if file == token_alignment.FILE:
-        taught = with_tokens(subject.pipe, learned(subject))
-        subjects = {"pipe": taught, "judge": subject.judge}
-        return token_alignment.measure, subjects, slots_of(subject), token_alignment.SEEDS
-    subjects = {"pipe": subject.pipe, "judge": subject.judge, "clip": subject.clip}
-    said, tried = said_of(subject)
-    if file == alignment.TRIALS:
-        return alignment.measure, subjects, tried, alignment.TRIED_SEEDS
-    return alignment.measure, subjects, said, alignment.SEEDS
+def _spread(sentences: list[alignment.Sentence], share: float) -> list[alignment.Sentence]:
+    pairs = len(sentences) // 2  # both orders stand one after the other
+    numbers = np.linspace(0, pairs - 1, max(1, round(share * pairs))).round().astype(int)
+    return [sentences[2 * number + order] for number in numbers for order in (0, 1)]
 
 
-def _marked(subject: Subject, file: str, ways: Sequence[alignment.Method]) -> dict[str, str]:
-    _, subjects, said, seeds = _table(subject, file)
-    parts = {way.name: [asdict(way), alignment.fields_of(said), list(seeds)] for way in ways}
-    return alignment.marks(list(subjects.values()), parts)
+def _folder(subject: Subject) -> Path:
+    root = DATA / "results" if subject.folder.is_relative_to(DATA) else BUILD
+    return root / "alignment" / subject.model.name
+
+
+def _marks(of: Table, methods: Sequence[alignment.Method]) -> dict[str, str]:
+    sentences = alignment.fields_of(of.sentences)
+    parts = {method.name: [asdict(method), sentences, list(of.seeds)] for method in methods}
+    return alignment.marks(list(of.subjects.values()), parts)
