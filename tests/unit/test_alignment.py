@@ -24,6 +24,18 @@ def test_every_sentence_is_said_in_both_orders_and_none_is_also_tried():
     assert {s.set for s in tried} == set(alignment.SENTENCES)
 
 
+def test_a_class_word_sentence_is_not_drawn_twice_for_the_t_it_has():
+    token, plain = (
+        alignment.Sentence("toy", 0, order, text, (), (("man", word),), plain="a toy and a man")
+        for order, (word, text) in enumerate(
+            [("<t>", "a <t> and a man"), ("toy", "a toy and a man")]
+        )
+    )
+    own, other = (alignment.Method("m", "paper", target=kind) for kind in ("own", "class word"))
+    assert alignment.drawn_under([token, plain], own) == [token, plain]
+    assert alignment.drawn_under([token, plain], other) == [token]
+
+
 def test_the_outcomes_are_the_judges():
     assert set(faithfulness.OUTCOMES) == {str(outcome) for outcome in Outcome}
 
