@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke offline book sweep quality inversions doses laws record bench clean
+.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment laws record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -64,6 +64,9 @@ inversions: $(READY) ## train the placeholder tokens that are missing or belong 
 
 doses: $(READY) ## draw every learned token at several steps of its training; prints a time estimate first
 	@$(BIN)/t2i-lens doses
+
+alignment: $(READY) ## draw prompts with test-time optimisation and its baselines; prints a time estimate first
+	@$(BIN)/t2i-lens alignment
 
 laws: $(READY) ## train and draw the tokens that test the law of the norm; prints a time estimate first
 	@$(BIN)/t2i-lens laws

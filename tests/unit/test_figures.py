@@ -137,6 +137,15 @@ def slopes():
     return groups.slopes({"error": scores}, ["none", "first", "second"], ["low"])
 
 
+def stacked_shares():
+    shares = [
+        Estimate(0.5, 0.4, 0.6, 12),
+        Estimate(0.48, 0.4, 0.6, 12),
+        Estimate(0.02, 0.0, 0.1, 12),
+    ]
+    return groups.stacked_shares({"plain": shares}, ["both", "one", "none"], "share of pictures")
+
+
 DRAWN = [
     picture_grid,
     token_maps,
@@ -156,6 +165,7 @@ DRAWN = [
     density_panels,
     grouped_dots,
     slopes,
+    stacked_shares,
 ]
 
 
@@ -198,6 +208,7 @@ def test_no_label_is_too_small_to_read_at_the_books_width(draw):
         (density_panels, "rows (n=5)"),
         (rows_of_curves, "measured (n=2)"),
         (clouds, "tokens (n=120)"),
+        (stacked_shares, "plain (n=12)"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -1,4 +1,4 @@
-"""Grouped dots with their mean per category, and slopes between two orders."""
+"""Grouped dots with their mean per category, stacked shares, and slopes between two orders."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,10 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from scipy.stats import rankdata
 
-from t2i_lens.figures.style import ROLES, SMALL, WIDTH, legend, panels_of, styled
+from t2i_lens.figures.style import ROLES, SMALL, WIDTH, colour, legend, panels_of, styled
+from t2i_lens.stats.bootstrap import Estimate
 
+LEAST_SHARE = 0.04  # that has its interval drawn
 WRITTEN = 16  # means, up to which they are written out
 
 
@@ -41,6 +44,40 @@ def grouped_dots(
             axis.text(x, 1.05, f"{mean:.3f}", ha="center", fontsize=SMALL)
     axis.set(ylim=(0, 1.15 if written else 1), xlabel=xlabel, ylabel=ylabel)
     axis.set_xticks(range(len(categories)), categories)
+    legend(figure)
+    return figure
+
+
+@styled
+def stacked_shares(
+    rows: Mapping[str, Sequence[Estimate]], parts: Sequence[str], xlabel: str
+) -> Figure:
+    """A bar per row that is made of shares, each with the interval of its own length.
+
+    Args:
+        rows: Label -> the share of each part, which sum to 1; the first row on top.
+        parts: Names of the parts, from the left.
+        xlabel: What the shares are of.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.8 + 0.38 * len(rows)))
+    shades = [colour(at) for at in np.linspace(1.05, 0.05, len(parts))]
+    outline = [withStroke(linewidth=2.5, foreground="white")]  # told from any shade
+    for y, shares in enumerate(rows.values()):
+        left = 0.0
+        for number, (share, shade) in enumerate(zip(shares, shades, strict=True)):
+            name = parts[number] if y == 0 else None
+            axis.barh(y, share.value, 0.75, left, color=shade, label=name)
+            # Inside a narrow bar an interval would not be told from the next one.
+            if share.value > LEAST_SHARE:
+                ends = [[share.value - share.low], [share.high - share.value]]
+                at = y + 0.22 * (-1) ** number
+                axis.errorbar(
+                    left + share.value, at, xerr=ends, color="black", lw=1, path_effects=outline
+                )
+            left += share.value
+    counted = [f"{label} (n={shares[0].n})" for label, shares in rows.items()]
+    axis.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlim=(0, 1), xlabel=xlabel)
+    axis.set_yticklabels(counted)
     legend(figure)
     return figure
 

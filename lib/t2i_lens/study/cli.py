@@ -227,6 +227,27 @@ def times() -> None:
     print(f"{len(found)} chapters, {total:.1f} min one after the other")
 
 
+@app.command()
+def alignment(
+    share: Annotated[float, typer.Option(help="of the sentences", min=0.05, max=1)] = 1,
+    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
+) -> None:
+    """Draw prompts with test-time optimisation, its baselines and controls, and store the answers.
+
+    Prints a time estimate first, and resumes after an interruption.
+    """
+    from t2i_lens.base.paths import BUILD
+    from t2i_lens.study import alignment_sweep, manifest
+    from t2i_lens.study.store import Store
+    from t2i_lens.study.subject import Subject
+
+    subject = Subject(profile)
+    for file in alignment_sweep.carry_out(Store(BUILD / "results"), subject, share):
+        print(file)
+    if subject.folder.is_relative_to(DATA):
+        manifest.update()
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
