@@ -12,8 +12,8 @@ FILE = DATA / "support.yaml"
 def load_support(file: Path = FILE) -> dict[str, dict]:
     """Chapter -> `profiles` it runs on and `otherwise`, the reason why on no other.
 
-    `because` may give a profile a reason of its own; `tokens` says how many TI embeddings of one
-    vector it compares. Without the file nothing is restricted.
+    `because` may give a profile a reason of its own; `tokens` says how many TI embeddings it
+    compares, by their kind, see `Subject.require_tokens`. Without the file nothing is restricted.
 
     Raises:
         ValueError: an entry lacks its profiles or its reason.
@@ -28,9 +28,9 @@ def load_support(file: Path = FILE) -> dict[str, dict]:
     return chapters
 
 
-def tokens_needed(chapter: str) -> int:
-    """How many TI embeddings of one vector a chapter compares; 0 if it is not listed."""
-    return load_support().get(chapter, {}).get("tokens", 0)
+def tokens_needed(chapter: str) -> dict[str, int]:
+    """How many TI embeddings a chapter compares at least, by kind; empty if nothing is said."""
+    return load_support().get(chapter, {}).get("tokens", {})
 
 
 def reason_against(chapter: str, profile: str, chapters: dict[str, dict]) -> str | None:
