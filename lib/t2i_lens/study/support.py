@@ -1,5 +1,6 @@
 """Support of chapters by profiles: which chapter runs on which profile, and the reasons why not."""
 
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -18,8 +19,12 @@ def load_support(file: Path = FILE) -> dict[str, dict]:
     Raises:
         ValueError: an entry lacks its profiles or its reason.
     """
-    if not file.exists():
-        return {}
+    return _read(file, file.stat().st_mtime_ns) if file.exists() else {}
+
+
+@cache
+def _read(file: Path, changed: int) -> dict[str, dict]:
+    """The file as it was at a time: a sweep asks once for each of its runs."""
     chapters = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     for chapter, entry in chapters.items():
         known = {"profiles", "otherwise", "because", "tokens"}
