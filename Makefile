@@ -74,6 +74,7 @@ laws: $(READY) ## train and draw the tokens that test the law of the norm; print
 bench: $(READY) ## time sampling, textual inversion and recording; run nothing else at the same time
 	cd lib && ../$(BIN)/python -m benchmarks.bench
 	cd lib && ../$(BIN)/python -m benchmarks.bench_capture
+	cd lib && ../$(BIN)/python -m benchmarks.attention_trials
 
 record: $(READY) ## make the measured claims the records that later runs are compared with
 	@$(BIN)/t2i-lens record

@@ -97,9 +97,22 @@ def inversion_rates(pipe, concepts: list, rounds: int = ROUNDS) -> dict[str, lis
             "plain loop": (steps, lambda: train_plainly(deepcopy(pipe), concepts[0], INVERSION)),
             "ours": (steps, ours(concepts[:1])),
             f"ours, {TOGETHER} concepts": (steps * TOGETHER, ours(concepts[:TOGETHER])),
+            "U-Net alone": (steps, lambda: unet_passes(pipe, steps)),
         },
         rounds,
     )
+
+
+def unet_passes(pipe, steps: int) -> None:
+    """What no step of inversion can do without: the U-Net forward, and back to its text states."""
+    config, count = pipe.unet.config, INVERSION.batch_size
+    side, width = config.sample_size, config.cross_attention_dim
+    sample = torch.randn(count, config.in_channels, side, side)
+    states = torch.randn(count, pipe.tokenizer.model_max_length, width, requires_grad=True)
+    pipe.unet.requires_grad_(False)
+    for _ in range(steps):
+        states.grad = None
+        pipe.unet(sample, 500, states).sample.square().mean().backward()
 
 
 def localisation_rates(pipe, rounds: int = ROUNDS) -> dict[str, list[float]]:

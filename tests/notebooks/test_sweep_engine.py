@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from t2i_lens.study.sweep import ENGINE
@@ -72,3 +75,27 @@ def test_an_axis_that_a_notebook_lacks_is_refused_before_anything_runs(project, 
     assert result.stderr.strip().startswith("error: 01_tiny has no parameter 'concept'")
     assert len(result.stderr.strip().splitlines()) == 1
     assert not list(project.build.rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_sweep_that_is_ended_leaves_no_run_behind_and_goes_on_later(project, engine, how):
+    slow = "import pathlib, time\nonce = pathlib.Path('../once')\nif not once.exists():\n"
+    slow += "    once.touch()\n    time.sleep(600)"
+    project.notebook("02_slow", slow, parameters="seed: int = 0  # s")
+    config = project.root / "slow.yaml"
+    config.write_text("notebooks: [02_slow]\nseeds: [0]\nretries: 0\n")
+    sweep = project.start("-m", "t2i_lens.study.cli", "sweep", str(config))
+    end = time.monotonic() + 120
+    while not (project.root / "once").exists():
+        assert time.monotonic() < end and sweep.poll() is None
+        time.sleep(0.2)
+    children = psutil.Process(sweep.pid).children(recursive=True)
+    assert len(children) >= 3
+    os.kill(sweep.pid, how)
+    sweep.communicate(timeout=30)
+    end = time.monotonic() + 15
+    while any(c.is_running() and c.status() != psutil.STATUS_ZOMBIE for c in children):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    again = project.cli("sweep", str(config))
+    assert again.returncode == 0, again.stdout + again.stderr

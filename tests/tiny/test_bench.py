@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from benchmarks import attention_trials as trials
 from benchmarks import bench
 from benchmarks.plain_inversion import train_plainly
 from t2i_lens.inversion import training
 from t2i_lens.inversion.training_data import InversionConfig
+from t2i_lens.probes.attention_kernels import probabilities
 
 CONFIG = InversionConfig(steps=3, learning_rate=1e-2, batch_size=2)
 
@@ -41,3 +43,25 @@ def test_rates_count_units_per_second_and_ratios_go_round_by_round():
     assert {name: len(each) for name, each in measured.items()} == {"a": 3, "b": 3}
     compared = bench.ratio({"fast": [4.0, 6.0, 9.0], "slow": [2.0, 2.0, 3.0]}, "fast", "slow")
     assert compared == pytest.approx({"median": 3, "low": 2, "high": 3, "rounds": 3})
+
+
+def test_the_floor_of_inversion_is_a_pass_of_the_unet_that_moves_no_weight(pipe):
+    passes = []
+    pipe.unet.register_full_backward_hook(lambda *_: passes.append("backward"))
+    pipe.unet.register_forward_hook(lambda *_: passes.append("forward"))
+    bench.unet_passes(pipe, 2)
+    assert passes.count("forward") == passes.count("backward") == 2
+    assert all(weight.grad is None for weight in pipe.unet.parameters())
+
+
+def test_every_way_to_have_the_maps_of_a_fused_layer_draws_the_same_and_has_them():
+    query, key, value, total = trials._inputs(64, 16)
+    plain = trials.alone(query, key, value, total)
+    exact = probabilities(query[1:], key[1:], 0.25, None)[0].mean(0)
+    for name, way in trials.WAYS.items():
+        torch.testing.assert_close(way(query, key, value, total.zero_()), plain)
+        # Eight bits of bfloat16's fraction; the others round in single precision.
+        near = {"atol": 1e-2, "rtol": 0} if name == "half_precision" else {}
+        if way is not trials.alone:
+            torch.testing.assert_close(total, exact, **near)
+    assert set(trials.seconds(rounds=1, repeats=1)) == set(trials.WAYS)

@@ -67,12 +67,12 @@ def test_a_learned_concept_is_looked_for_by_its_class_word(detector):
 def test_the_nouns_are_those_of_prompts_and_of_the_profiles_own_tokens(tmp_path, monkeypatch):
     monkeypatch.setattr(published_files, "folder_of", lambda profile: tmp_path / profile)
     before = judges.nouns_of(tmp_path / "sd15")
-    assert "bicycle" in before and "gizmo" not in before
-    for name, class_word in {"<my-gizmo>": "gizmo", "<fox>": "dog"}.items():
-        token = LearnedToken(name, (torch.ones(1, 4),), "diffusers")
+    assert "bicycle" in before and "gadget" not in before
+    for name, class_word in {"<my-gadget>": "gadget", "<fox>": "dog"}.items():
+        token = LearnedToken(name, (torch.ones(1, 768),), "diffusers")
         published_files.add_tokens([token], class_word, "sd15", "mine.bin")
     nouns = judges.nouns_of(tmp_path / "sd15")
-    assert nouns["my_gizmo"] == nouns["gizmo"] == "gizmo"
+    assert nouns["my_gadget"] == nouns["gadget"] == "gadget"
     assert nouns["fox"] == "fox"  # prompts ask for it: not for any dog
 
 

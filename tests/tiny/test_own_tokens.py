@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from t2i_lens.base.paths import ROOT
+from t2i_lens.inversion.concept_library import public_tokens
 from t2i_lens.inversion.embeddings import save
 from t2i_lens.inversion.own_tokens import check_addition, listed, remove
 from t2i_lens.models.clip_vocabulary import clip_tokenizer
@@ -116,9 +117,22 @@ def test_rows_of_another_width_reach_no_chapter(tmp_path):
         subject.tokens  # noqa: B018
 
 
-def test_a_chapter_says_at_the_start_how_many_tokens_it_compares():
+@pytest.mark.parametrize("kind", ["single", "objects", "single objects"])
+def test_a_chapter_says_at_the_start_how_many_tokens_it_compares(kind):
     subject = Subject("toybox")
-    count = sum(len(token.embedding) == 1 for token in subject.tokens)
-    subject.require_tokens("04_attention_dominance", count)
-    with pytest.raises(ValueError, match=f"needs {count + 1} TI embeddings of one vector"):
-        subject.require_tokens("04_attention_dominance", count + 1)
+    fits = [
+        token
+        for token in subject.tokens
+        if ("single" not in kind or len(token.embedding) == 1)
+        and ("objects" not in kind or token.concept.kind == "object")
+    ]
+    assert fits
+    subject.require_tokens("04_attention_dominance", kind, len(fits))
+    with pytest.raises(ValueError, match=f"needs {len(fits) + 1} TI embeddings of"):
+        subject.require_tokens("04_attention_dominance", kind, len(fits) + 1)
+
+
+def test_the_listed_public_tokens_can_be_brought(tmp_path):
+    for token in public_tokens().tokens:
+        name = token.id.split("/")[1]
+        check_addition([(f"<{name}>", ROW)], token.class_word, tmp_path)

@@ -23,6 +23,7 @@ from t2i_lens.inversion.published_files import (
     read_tokens,
     write_tokens,
 )
+from t2i_lens.models import profiles
 from t2i_lens.models.tokens import encode
 
 PAGE = ROOT / "book" / "embedding_files.md"
@@ -299,7 +300,8 @@ def own(tmp_path, monkeypatch):
     return tmp_path / "own"
 
 
-def test_a_token_that_is_brought_stands_beside_those_trained_here(own, pipe):
+def test_a_token_that_is_brought_stands_beside_those_trained_here(own, pipe, monkeypatch):
+    monkeypatch.setattr(profiles, "text_widths", lambda model: (32,))
     rows = torch.arange(64.0).reshape(2, 32)
     token = LearnedToken("<My-toy>", (rows.half(),), "a1111")
     assert add_tokens([token], "toy", "sd15", "sd-concepts-library/my-toy") == [
@@ -313,7 +315,7 @@ def test_a_token_that_is_brought_stands_beside_those_trained_here(own, pipe):
 
 
 def test_a_token_without_a_record_of_its_training_is_no_variant(own):
-    add_tokens([LearnedToken("<a>", (torch.ones(1, 32),), "diffusers")], "toy", "sd15", "a.bin")
+    add_tokens([LearnedToken("<a>", (torch.ones(1, 768),), "diffusers")], "toy", "sd15", "a.bin")
     with pytest.raises(FileNotFoundError, match="has a record of its training"):
         load_variants(own / "sd15")
 
@@ -324,14 +326,19 @@ ONE, TWO = torch.ones(1, 768), torch.ones(1, 1280)
 @pytest.mark.parametrize(
     ("profile", "names", "rows", "message"),
     [
-        ("sd15", ["<a>"], (torch.ones(1, 1024),), "widths of SD 2.x, sd15 takes rows of width 768"),
+        (
+            "sd15",
+            ["<a>"],
+            (torch.ones(1, 1024),),
+            r"width 1024 \(SD 2.x\), sd15 takes rows of width 768",
+        ),
         ("sdxl", ["<a>"], (ONE,), r"sdxl takes rows of width 768 \+ 1280"),
         ("sdxl", ["<a>"], (ONE, TWO), "two text encoders"),
         ("if", ["<a>"], (ONE,), "if takes rows of width no"),
         ("toybox", ["<a>"], (torch.ones(1, 128),), "are shipped"),
         ("sd16", ["<a>"], (ONE,), "unknown profile 'sd16'"),
         ("sd15", ["<a>", "my toy"], (ONE,), "cannot stand in a prompt"),
-        ("sd15", ["<a>", "a"], (ONE,), "give another name"),
+        ("sd15", ["<cat-toy>", "cat_toy"], (ONE,), "give another name"),
     ],
 )
 def test_tokens_that_cannot_be_measured_are_refused_and_none_is_saved(

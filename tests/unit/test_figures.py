@@ -311,4 +311,15 @@ def test_a_word_with_signs_of_formulas_is_drawn_as_it_is(word):
     figure = pictures.picture_grid(black, [word], [word, 1], [[word, word]])
     figure.canvas.draw()
     texts = [text for text in figure.findobj(Text) if text.get_text() == word]
-    assert len(texts) == 4 and not any(text.get_parse_math() for text in texts)
+    assert len(texts) == 4
+    assert not any(text.get_parse_math() for text in texts if "$" in word)
+
+
+def test_powers_of_ten_are_still_formulas():
+    maps = np.full((1, 1, 4, 4), 0.1)
+    figure = pictures.token_maps(
+        np.zeros((1, 4, 4, 3), np.uint8), maps, [["a"]], ["arm"], "share", floor=1e-3
+    )
+    figure.canvas.draw()
+    powers = [text for text in figure.findobj(Text) if "mathdefault" in text.get_text()]
+    assert powers and all(text.get_parse_math() for text in powers)

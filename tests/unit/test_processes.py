@@ -93,7 +93,12 @@ def test_the_meaning_of_sigterm_is_restored(tmp_path):
 
 # The second is what is left where the system cannot be asked.
 @pytest.mark.parametrize(
-    "call", ["p.end_with_parent(os.getppid())", "p.die_with_parent = bool; p.end_with_parent(0)"]
+    "call",
+    [
+        "p.end_with_parent(os.getppid())",
+        "p.end_without(os.getppid())",
+        "p.die_with_parent = bool; p.end_with_parent(0)",
+    ],
 )
 def test_a_child_ends_when_its_parent_is_killed_or_was_gone_before(call):
     parent = subprocess.Popen(

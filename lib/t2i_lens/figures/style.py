@@ -55,8 +55,8 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             figure = draw(*args, **kwargs)
             plt.close(figure)
             for text in figure.findobj(Text):
-                # A dollar in a word is a dollar; only matplotlib's own numbers are formulas.
-                if "\\mathdefault" not in text.get_text():
+                # A dollar in a word is a dollar; matplotlib writes its own numbers as formulas.
+                if "$" in text.get_text() and r"\mathdefault" not in text.get_text():
                     text.set_parse_math(False)
         return figure
 

@@ -305,7 +305,7 @@ def _of_encoders(content: Mapping, file: Path) -> list[LearnedToken]:
     if other := [str(key)[:60] for key in content if not _encoder(key)]:
         raise ValueError(f"{file} has entries of text encoders and others, such as {other[0]!r}")
     order = list(dict.fromkeys([*ENCODERS.values(), *ALONE]))
-    given = {key: key for key in content if not str(key).endswith(OUTPUT)}
+    given = [key for key in content if not str(key).endswith(OUTPUT)]
     keys = sorted(given or content, key=lambda key: order.index(_encoder(key)))
     rows = tuple(plain_rows(content[key], f"{file}: {key!r}") for key in keys)
     counts = {len(r) for key, r in zip(keys, rows, strict=True) if _encoder(key) in TOWERS}

@@ -19,12 +19,8 @@ from tqdm import tqdm
 
 from t2i_lens.base.shapes import TowerRows
 from t2i_lens.inversion.public_norms import DECAY, vocabulary_norm
-from t2i_lens.inversion.published_files import (
-    PICKLED,
-    LearnedToken,
-    UnnamedTokenError,
-    read_tokens,
-)
+from t2i_lens.inversion.published_files import LearnedToken, UnnamedTokenError, read_tokens
+from t2i_lens.inversion.tensor_files import PICKLED
 from t2i_lens.stats.metrics import predicted_norm
 
 SUFFIXES = (".safetensors", *PICKLED)

@@ -37,7 +37,8 @@ class Keep:
         layers: Paths, from `unet_hooks.cross_attention_layers`; all if None.
         heads: Heads, numbered from 0 in every layer; all if None.
         per_head: Keep them apart instead of their mean.
-        steps: Steps, from 0; all if None.
+        steps: Steps, from 0; all if None. Every second one halves the cost; for the error of maps
+            see `make bench` on other ways.
         per_step: Keep them apart instead of their sum. The state grows with them.
         tokens: Token positions; all if None, BOS, EOS and padding among them.
         branches: Halves of classifier-free guidance, by name.

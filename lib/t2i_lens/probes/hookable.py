@@ -31,7 +31,7 @@ def execution_device(network: nn.Module) -> torch.device:
         for hook in _chain(getattr(module, "_hf_hook", None)):
             device = getattr(hook, "execution_device", None)
             if device is not None:
-                return torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+                return torch.device(device)
     return next(network.parameters()).device
 
 

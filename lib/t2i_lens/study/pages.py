@@ -13,6 +13,7 @@ from t2i_lens.study.support import load_support, reason_against
 from t2i_lens.study.verdicts import MARKS
 
 CAPTURE = DATA / "results" / "capture.json"
+TRIALS = DATA / "results" / "attention_trials.json"
 # Requirements of the recorder, stated before it was measured.
 MOST_TIME, MOST_OPERATIONS, MOST_XL_STATE = 1.02, 13, 35e6
 
@@ -135,7 +136,21 @@ def capture_page(file: Path = CAPTURE) -> str:
         states=held,
         memory=used,
         bars=_bars(found),
+        trials=_trials(),
     )
+
+
+def _trials(file: Path = TRIALS) -> dict | None:
+    """Other ways to have the maps, as they were tried; None where they were not."""
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    far = found["largest error of a map over its mean"]
+    rows = [
+        [f"`{name}`", _range(figure), f"{far[name]:.1e}" if name in far else ""]
+        for name, figure in found["ratio to the fused kernel"].items()
+    ]
+    return {"rows": rows, "second": found["every second step, error by layer"]}
 
 
 def _bars(found: dict) -> list[str]:

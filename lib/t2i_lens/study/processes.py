@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -37,13 +37,36 @@ def end_with_parent(parent: int) -> None:
         parent: Process id of the parent.
     """
 
+    die_with_parent()
+    _end_when(lambda: os.getppid() != parent)
+
+
+def end_without(process: int) -> None:
+    """End this process when another one of this machine has ended.
+
+    Args:
+        process: Its process id.
+    """
+
+    def gone() -> bool:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it is there, and another user's
+        return False
+
+    _end_when(gone)
+
+
+def _end_when(gone: Callable[[], bool]) -> None:
     def watch() -> None:
-        while os.getppid() == parent:
+        while not gone():
             time.sleep(INTERVAL)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    die_with_parent()
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+    threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
 @contextmanager
@@ -60,7 +83,7 @@ def temporary_folder(place: Path) -> Iterator[Path]:
     folder = place / uuid4().hex[:12]
     # The lock comes first: a folder without one is nobody's.
     lock = FileLock(f"{folder}.lock")
-    with lock, _terminable():
+    with lock, terminable():
         folder.mkdir()
         try:
             yield folder
@@ -81,7 +104,7 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt inside the block; only the main thread can ask for it."""
 
     def interrupt(number, frame):

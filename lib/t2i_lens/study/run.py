@@ -64,8 +64,8 @@ class Run:
         self._claims = load_claims()
         self.subject = Subject(profile)
         support.require(notebook, profile)
-        if needed := support.tokens_needed(notebook):
-            self.subject.require_tokens(notebook, needed)
+        for kind, count in support.tokens_needed(notebook).items():
+            self.subject.require_tokens(notebook, kind, count)
         self.pipe, self.device = self.subject.pipe, self.subject.device
         self.records: list[Record] = []
         self._store = Store(BUILD / "results")

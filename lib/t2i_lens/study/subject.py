@@ -105,20 +105,28 @@ class Subject:
                 )
         return found
 
-    def require_tokens(self, chapter: str, count: int) -> None:
+    def require_tokens(self, chapter: str, kind: str, count: int) -> None:
         """Refuse a profile with fewer TI embeddings than a chapter compares.
 
         Args:
-            count: How many of one vector each.
+            kind: "single" for those of one vector, "objects" for those that are no styles, or
+                "single objects".
+            count: How many of them.
 
         Raises:
             ValueError: there are fewer; the message says what to do.
         """
-        single = sum(len(inversion.embedding) == 1 for inversion in self.tokens)
-        if single < count:
+        found = sum(
+            ("single" not in kind or len(inversion.embedding) == 1)
+            and ("objects" not in kind or inversion.concept.kind == "object")
+            for inversion in self.tokens
+        )
+        if found < count:
+            told = {"single": "of one vector", "objects": "of objects"}
+            which = " ".join(told[word] for word in kind.split())
             raise ValueError(
-                f"{chapter} needs {count} TI embeddings of one vector, {self.model.name} has "
-                f"{single}: add some with `t2i-lens embeddings add --profile {self.model.name}`"
+                f"{chapter} needs {count} TI embeddings {which}, {self.model.name} has {found}: "
+                f"bring more with `t2i-lens embeddings add --profile {self.model.name}`"
             )
 
     @cached_property

@@ -1,5 +1,6 @@
 """Support of chapters by profiles: which chapter runs on which profile, and the reasons why not."""
 
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -12,14 +13,18 @@ FILE = DATA / "support.yaml"
 def load_support(file: Path = FILE) -> dict[str, dict]:
     """Chapter -> `profiles` it runs on and `otherwise`, the reason why on no other.
 
-    `because` may give a profile a reason of its own; `tokens` says how many TI embeddings of one
-    vector it compares. Without the file nothing is restricted.
+    `because` may give a profile a reason of its own; `tokens` says how many TI embeddings it
+    compares, by their kind, see `Subject.require_tokens`. Without the file nothing is restricted.
 
     Raises:
         ValueError: an entry lacks its profiles or its reason.
     """
-    if not file.exists():
-        return {}
+    return _read(file, file.stat().st_mtime_ns) if file.exists() else {}
+
+
+@cache
+def _read(file: Path, changed: int) -> dict[str, dict]:
+    """The file as it was at a time: a sweep asks once for each of its runs."""
     chapters = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     for chapter, entry in chapters.items():
         known = {"profiles", "otherwise", "because", "tokens"}
@@ -28,9 +33,9 @@ def load_support(file: Path = FILE) -> dict[str, dict]:
     return chapters
 
 
-def tokens_needed(chapter: str) -> int:
-    """How many TI embeddings of one vector a chapter compares; 0 if it is not listed."""
-    return load_support().get(chapter, {}).get("tokens", 0)
+def tokens_needed(chapter: str) -> dict[str, int]:
+    """How many TI embeddings a chapter compares at least, by kind; empty if nothing is said."""
+    return load_support().get(chapter, {}).get("tokens", {})
 
 
 def reason_against(chapter: str, profile: str, chapters: dict[str, dict]) -> str | None:

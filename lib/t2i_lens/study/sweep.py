@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
@@ -29,6 +30,7 @@ from t2i_lens.base.paths import BUILD, ROOT
 from t2i_lens.study import execute
 from t2i_lens.study.execute import STAMP, Job, RunError
 from t2i_lens.study.parameters import check, declared
+from t2i_lens.study.processes import die_with_parent, end_without, terminable
 
 SNAKEFILE = execute.NOTEBOOKS / "Snakefile"
 ENGINE = ROOT / ".venv-sweep" / "bin"
@@ -170,8 +172,10 @@ def launch(plan: Plan, options: Sequence[str] = ()) -> None:
         options: Of Snakemake, such as `--executor slurm --jobs 20`; by default it uses the cores of
             this machine.
 
+    Its runs on this machine end with this process, however it ends.
+
     Raises:
-        RunError: Snakemake is not installed.
+        RunError: Snakemake is not installed, or the sweep runs already.
     """
     places = os.pathsep.join([str(ENGINE), os.environ.get("PATH", "")])
     engine = shutil.which("snakemake", path=places)
@@ -191,7 +195,22 @@ def launch(plan: Plan, options: Sequence[str] = ()) -> None:
     command += ["--retries", str(plan.grid.retries), "--quiet", "host", "reason", "rules"]
     cores = {"--cores", "--jobs", "-c", "-j"} & {option.split("=")[0] for option in options}
     command += [*options, *([] if cores else ["--cores", "all"]), "--config", f"plan={file}"]
-    subprocess.run(command, check=False)
+    # The engine's own lock would outlive it: ours is the system's.
+    lock = FileLock(plan.folder / "sweep.lock")
+    try:
+        with lock.acquire(timeout=0), terminable():
+            _run([*map(str, command), "--nolock"])
+    except Timeout:
+        raise RunError(f"the sweep {plan.name} runs already") from None
+
+
+def _run(command: Sequence[str]) -> None:
+    with subprocess.Popen(command, preexec_fn=die_with_parent) as engine:
+        try:
+            engine.wait()
+        except BaseException:
+            engine.kill()
+            raise
 
 
 def _for_engine(plan: Plan, file: Path) -> dict[str, Any]:
@@ -206,6 +225,7 @@ def _for_engine(plan: Plan, file: Path) -> dict[str, Any]:
         "threads": plan.grid.threads,
         "cells": runs,
         "waiting": {cell: str(plan.jobs[cell].target / STAMP) for cell in plan.waiting},
+        "launcher": {"host": socket.gethostname(), "process": os.getpid()},
     }
 
 
@@ -216,7 +236,9 @@ def run_cell(file: Path, cell: str) -> str | None:
         What went wrong, or None.
     """
     content = json.loads(file.read_text(encoding="utf-8"))
-    entry = content["cells"][cell]
+    entry, launcher = content["cells"][cell], content["launcher"]
+    if launcher["host"] == socket.gethostname() and "SLURM_JOB_ID" not in os.environ:
+        end_without(launcher["process"])
     job = execute.trial(execute.find(entry["notebook"]), entry["parameters"])
     journal = file.parent / "attempts" / f"{cell}.jsonl"
     journal.parent.mkdir(exist_ok=True)
