@@ -18,8 +18,8 @@ from t2i_lens.inversion.embeddings import Concept
 from t2i_lens.judging.protocols import FOUND
 
 PROMPT_SET = "hero"
-PROMPTS = 4  # of the set
-CONCEPTS = 6  # the hero first, without those the model was chosen on
+PROMPTS = 5  # of the set
+CONCEPTS = 5  # the hero first, without those the model was chosen on
 SEEDS = (0, 1)
 WORDS = ("token", "class word")  # in the slot, by a sentence's order
 KEYS = ["method", "concept", "word", "number", "seed"]
