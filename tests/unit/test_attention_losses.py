@@ -24,11 +24,16 @@ def test_maps_apart_have_the_identity_for_s_and_alike_maps_equal_rows():
 
 
 def test_the_papers_loss_is_the_weighted_distance_of_s_and_the_power_of_t():
-    t = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
-    # S is the identity: row 1 is right; row 2 has |0.5^4 - 0| + |0.5^4 - 1|, both of weight 1.
-    assert losses.TsamPaper(t)(APART).item() == pytest.approx(1.0, abs=1e-3)
-    # S is 1/2 everywhere: row 1, weight 1/2, |1 - 0.5|; row 2, 2 |0.5^4 - 0.5|.
-    assert losses.TsamPaper(t)(ALIKE).item() == pytest.approx(0.25 + 0.875, abs=1e-3)
+    t = torch.tensor([[1.0, 0.0], [0.8, 0.2]])
+    loss, raw = losses.TsamPaper(t), losses.TsamPaper(t, renormalised=False)
+    first, second = 0.8**4, 0.2**4
+    torch.testing.assert_close(loss.power.sum(-1), torch.ones(2))
+    # S is the identity: row 1 is right, row 2 has weight 1.
+    power = first / (first + second)
+    assert loss(APART).item() == pytest.approx(2 * power, abs=1e-3)
+    assert raw(APART).item() == pytest.approx(first + 1 - second, abs=1e-3)
+    # S is 1/2 everywhere: row 1, of weight 1/2, is 1/2 away.
+    assert loss(ALIKE).item() == pytest.approx(0.25 + 2 * (power - 0.5), abs=1e-3)
 
 
 def test_the_codes_loss_is_0_where_the_cosines_follow_t_below_the_diagonal():

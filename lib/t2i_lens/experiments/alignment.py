@@ -32,7 +32,7 @@ TOGETHER = 24  # sentences in a part of the sweep
 SENTENCES = {"animals": 16, "animals_objects": 12, "objects": 12, "relations": 8}
 # Step sizes as published for prompts of two objects, and the multiples that are tried.
 PUBLISHED = {"paper": 10.0, "code": 5.0, "attend-and-excite": 20.0, "SynGen": 20.0}
-MULTIPLES = (1, 3, 9)
+MULTIPLES = (0.3, 1.0, 3.0, 9.0)
 TRIAL_SENTENCES = 2  # of each set for the choice of a multiple, which no result uses
 TRIAL_SEEDS = (100, 101)
 
@@ -45,9 +45,10 @@ class Method:
         name: Of it, in tables and figures.
         loss: Key of `PUBLISHED`; None draws without optimisation.
         multiple: Of the published step size; 0 moves nothing.
-        target: T that T-SAM follows: of the prompt itself ("own"), of an encoder with random
-            weights ("untrained"), the identity ("identity"), or of the same sentence with the
-            class word in its slot ("class word").
+        target: T that T-SAM follows: of the prompt itself ("own"; "raw" is the same without
+            renormalising after the power), of an encoder with random weights ("untrained"), the
+            identity ("identity"), or of the same sentence with the class word in its slot
+            ("class word").
         random: Whether the moves have a random direction and the gradient's length.
     """
 
@@ -110,13 +111,14 @@ def methods(multiples: dict[str, float]) -> list[Method]:
         Method("random direction", "paper", paper, random=True),
         Method("T of an untrained encoder", "paper", paper, "untrained"),
         Method("S to the identity", "paper", paper, "identity"),
+        Method("paper, power not renormalised", "paper", paper, "raw"),
     ]
 
 
 def trial_methods() -> list[Method]:
     """Each loss at each multiple of its published step size."""
     return [
-        Method(f"{loss} x{multiple}", loss, multiple)
+        Method(f"{loss} x{multiple:g}", loss, multiple)
         for loss in PUBLISHED
         for multiple in MULTIPLES
     ]
@@ -129,8 +131,8 @@ def chosen_multiples(scores: pd.Series) -> dict[str, float]:
         scores: Mean score of each of `trial_methods`, by name.
     """
 
-    def preference(loss: str, multiple: int) -> tuple[float, int]:
-        return scores[f"{loss} x{multiple}"], -multiple
+    def preference(loss: str, multiple: float) -> tuple[float, float]:
+        return scores[f"{loss} x{multiple:g}"], -multiple
 
     return {loss: float(max((preference(loss, m), m) for m in MULTIPLES)[1]) for loss in PUBLISHED}
 
@@ -180,8 +182,10 @@ def _loss_of(pipe, sentence: Sentence, method: Method) -> attention_losses.Loss:
         return attention_losses.AttendExcite(nouns)
     if method.loss == "SynGen":
         return attention_losses.SynGen(phrases, row.eos)
-    kinds = {"paper": attention_losses.TsamPaper, "code": attention_losses.TsamCode}
-    return kinds[method.loss](target(pipe, sentence, method))
+    if method.loss == "code":
+        return attention_losses.TsamCode(target(pipe, sentence, method))
+    matrix = target(pipe, sentence, method)
+    return attention_losses.TsamPaper(matrix, renormalised=method.target != "raw")
 
 
 def target(pipe, sentence: Sentence, method: Method) -> torch.Tensor:
@@ -225,7 +229,7 @@ def draw(
     Raises:
         ValueError: as `losses_of` and `sampling.generate`.
 
-    Shown in: notebooks/drafts/19_tsam_optimisation.ipynb
+    Shown in: notebooks/19_tsam_optimisation.ipynb
     """
     drawn, by = [sentence_of(fields) for fields in sentences], Method(**method)
     texts = [sentence.text for sentence in drawn]

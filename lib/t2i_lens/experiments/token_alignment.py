@@ -18,8 +18,8 @@ from t2i_lens.inversion.embeddings import Concept
 from t2i_lens.judging.protocols import FOUND
 
 PROMPT_SET = "hero"
-PROMPTS = 4  # of the set
-CONCEPTS = 6  # the hero first, without those the model was chosen on
+PROMPTS = 5  # of the set
+CONCEPTS = 5  # the hero first, without those the model was chosen on
 SEEDS = (0, 1)
 WORDS = ("token", "class word")  # in the slot, by a sentence's order
 KEYS = ["method", "concept", "word", "number", "seed"]
@@ -99,7 +99,7 @@ def answers(
         and `asked`; `doubt`, 1 minus their mean probability; `subject`, whether the slot's object
         is found.
 
-    Shown in: notebooks/drafts/20_tsam_learned_tokens.ipynb
+    Shown in: notebooks/20_tsam_learned_tokens.ipynb
     """
     of_picture = [sentence_of(fields) for fields in sentences for _ in seeds]
     nouns, rows = judge.read(pictures.reshape(-1, *pictures.shape[2:])).nouns, []
@@ -139,7 +139,7 @@ def read_targets(pipe, sentences: Sequence[dict]) -> pd.DataFrame:
     Raises:
         ValueError: token and class word have different numbers of tokens.
 
-    Shown in: notebooks/drafts/20_tsam_learned_tokens.ipynb
+    Shown in: notebooks/20_tsam_learned_tokens.ipynb
     """
     rows = []
     for sentence in (sentence_of(fields) for fields in sentences):

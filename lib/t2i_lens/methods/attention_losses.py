@@ -4,7 +4,7 @@ T-SAM (Kim et al., 2411.15236) in the form of the paper and in that of its relea
 Attend-and-Excite (Chefer et al., 2301.13826) and SynGen (Rassin et al., 2306.08877). Every loss is
 a function of the maps of one picture over all token positions, from their papers' equations.
 
-Shown in: notebooks/drafts/19_tsam_optimisation.ipynb
+Shown in: notebooks/19_tsam_optimisation.ipynb
 """
 
 from collections.abc import Callable, Sequence
@@ -30,20 +30,28 @@ BLUR = 0.5  # standard deviation of the 3x3 Gaussian, in places
 
 @dataclass(frozen=True, eq=False)
 class TsamPaper:
-    """T-SAM's loss as printed: sum over j <= i of (i / s) |T_ij^gamma - S_ij|.
+    """T-SAM's loss as printed: the sum over j <= i of (i / s) |T_ij^gamma - S_ij|.
 
     Attributes:
         target: T of `text_attention.tsam_matrix` with gamma 1, [token, token].
+        renormalised: Whether rows sum to 1 again after the power, as those of S do. Otherwise most
+            entries are close to 0, and the loss asks nearly all of S to vanish.
     """
 
     target: Float[Tensor, "token token"]
+    renormalised: bool = True
+
+    @property
+    def power(self) -> Float[Tensor, "token token"]:
+        """The power of T that S is to follow."""
+        power = self.target**GAMMA
+        return power / power.sum(-1, keepdim=True) if self.renormalised else power
 
     def __call__(self, maps: Maps) -> Float[Tensor, ""]:
         similarity = map_similarity(maps, len(self.target))
         size = len(similarity)
         rho = torch.arange(1, size + 1, device=similarity.device) / size
-        target = self.target.to(similarity) ** GAMMA
-        return (rho[:, None] * (target - similarity).abs()).tril().sum()
+        return (rho[:, None] * (self.power.to(similarity) - similarity).abs()).tril().sum()
 
 
 @dataclass(frozen=True, eq=False)
