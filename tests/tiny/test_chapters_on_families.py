@@ -21,6 +21,7 @@ from test_judged_arms import BrightnessJudge
 from t2i_lens.base.lazy import Lazy
 from t2i_lens.base.paths import ROOT
 from t2i_lens.experiments import (
+    alignment,
     binding,
     destruction,
     dominance,
@@ -33,12 +34,13 @@ from t2i_lens.experiments import (
     prompt_attention,
     rotation,
     sign_editing,
+    token_alignment,
 )
 from t2i_lens.experiments.arms import Arm, Design, draw
 from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.inversion import embedding_table, embeddings
 from t2i_lens.inversion.embeddings import Inversion, attach_rows
-from t2i_lens.methods import localisation
+from t2i_lens.methods import latent_optimisation, localisation
 from t2i_lens.models.tokens import encode, text_towers, token_table
 from t2i_lens.probes.cross_attention import record
 from t2i_lens.probes.edits import Inject, Scale, Value
@@ -48,8 +50,11 @@ from t2i_lens.probes.text_attention import read_prompts
 from t2i_lens.study.execute import NOTEBOOKS
 
 LIBRARY = ROOT / "lib"
-# Made for the toybox's pipeline alone.
-TOYBOX = ("t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.")
+# Made for the toybox's pipeline alone, or read with its judge and picture tower.
+TOYBOX = (
+    "t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.",
+    "t2i_lens.experiments.faithfulness.answers",
+)  # fmt: skip
 WORD, VECTORS = "<t>", 2
 PROMPTS = [Prompt("a {} next to a man", ("man",)), Prompt("a red {} and a friend", ("friend",))]
 SENTENCES = [f"a {WORD} next to a man", "a red toy"]
@@ -68,6 +73,15 @@ TRAINING = {
     "templates": ["a {}"],
     "record_every": 5,
 }
+ALIGNED = alignment.Sentence(
+    set="pinata", number=0, order=0, text="a red toy and a blue chair",
+    bound=(("red", "toy"), ("blue", "chair")), unbound=(("toy", "chair"),),
+    plain="a red cat and a blue chair",
+)  # fmt: skip
+SHORTER = replace(
+    ALIGNED, number=1, text="a toy and a blue chair", bound=(("blue", "chair"),),
+    plain="a cat and a blue chair",
+)  # fmt: skip
 SIGNS = [{"template": "a {} cat", "source": "red", "target": "blue"}]
 
 
@@ -108,8 +122,33 @@ def read(pipe):
     return label_text(read_prompts(pipe, SENTENCES), "patterns").to_numpy()
 
 
+def moved(pipe):
+    method = alignment.Method("paper", "paper")
+    losses = alignment.losses_of(pipe, [ALIGNED], method)
+    with latent_optimisation.optimised(pipe, losses, method.updates) as trace:
+        pictures = generate(pipe, [ALIGNED.text], [0], **FEW)
+    assert trace.passes.any()
+    return pictures
+
+
+def losses(pipe):
+    (loss,) = alignment.losses_of(pipe, [ALIGNED], alignment.Method("code", "code"))
+    return loss.target.numpy()
+
+
 # By the function that a notebook calls.
 CASES = {
+    "alignment.draw": lambda p: alignment.draw(
+        p, alignment.fields_of([ALIGNED]), vars(alignment.Method("SynGen", "SynGen")), [0], **FEW
+    ),
+    "alignment.losses_of": losses,
+    "alignment.target": lambda p: alignment.target(
+        p, ALIGNED, alignment.Method("T", "paper", target="class word")
+    ).numpy(),
+    "latent_optimisation.optimised": moved,
+    "token_alignment.read_targets": lambda p: token_alignment.read_targets(
+        p, alignment.fields_of([ALIGNED, SHORTER])
+    ),
     "arms.draw": lambda p: draw(p, DESIGN, **FEW),
     "destruction.measure": lambda p: destruction.measure(p, BrightnessJudge(), DESIGN, **FEW),
     "embeddings.with_tokens": with_token,
@@ -122,6 +161,9 @@ CASES = {
     "dominance.beside_daam": lambda p: dominance.beside_daam(p, SENTENCES[1], 0, **FEW),
     "dominance.draw_with_maps": lambda p: dominance.draw_with_maps(
         p, ARMS[:1], PROMPTS[0].text, [0], **FEW
+    ),
+    "dominance.maps_by_step": lambda p: dominance.maps_by_step(
+        p, ARMS[:1], PROMPTS[0].text, 0, [0, 1], **FEW
     ),
     "dominance.measure_tokens": lambda p: dominance.per_picture(
         dominance.measure_tokens(p, DESIGN, **FEW)
@@ -166,7 +208,9 @@ CASES = {
 # What a family cannot do is said in one line.
 DRAWING = [
     name for name in CASES
-    if name.startswith(("dominance.", "key_predictions.", "localisation.", "sign_editing."))
+    if name.startswith(
+        ("dominance.", "key_predictions.", "latent_optimisation.", "localisation.", "sign_editing.")
+    )
     or name.split(".")[1] in ("draw", "generate", "measure", "measure_maps", "record")
 ]  # fmt: skip
 REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name in DRAWING} | {
@@ -176,7 +220,6 @@ REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name i
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("embeddings.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",
     ("embeddings.with_tokens", "sd3"): r"width 32, the model needs 32 \+ 32",
-    ("sign_editing.edits", "sdxl"): "StableDiffusionXLPipeline",
 }
 # No gradient before the first step; no map of a head that a layer does not have.
 PARTLY_UNDEFINED = ("growth.", "key_predictions.measure_keys", "map_similarity.")

@@ -76,7 +76,8 @@ def test_a_token_is_added_listed_and_removed(tmp_path, user):
     word = ("--class-word", "toy")
     for name in ("umbrella", "<|endoftext|>"):
         refused = user("add", "dream.safetensors", *word, "--name", name)
-        assert refused.returncode == 1 and refused.stderr.startswith("error: ")
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1].startswith("error: ")
         assert refused.stderr.count("\n") == 1 and refused.stdout == ""
     added = user("add", "dream.safetensors", *word, "--name", "<dream>")
     assert added.returncode == 0, added.stderr

@@ -353,7 +353,7 @@ def test_tokens_that_cannot_be_measured_are_refused_and_none_is_saved(
 def test_a_name_that_is_taken_stays_with_the_token_that_has_it(own):
     first, second = (LearnedToken("<a>", (some,), "diffusers") for some in (ONE, 2 * ONE))
     add_tokens([first], "toy", "sd15", "a.bin")
-    with pytest.raises(ValueError, match="is taken"):
+    with pytest.raises(ValueError, match="already in the vocabulary"):
         add_tokens([second], "toy", "sd15", "b.bin")
     (kept,) = load_inversions(own / "sd15")
     assert torch.equal(kept.embedding, ONE)

@@ -321,5 +321,6 @@ def test_powers_of_ten_are_still_formulas():
         np.zeros((1, 4, 4, 3), np.uint8), maps, [["a"]], ["arm"], "share", floor=1e-3
     )
     figure.canvas.draw()
-    powers = [text for text in figure.findobj(Text) if "mathdefault" in text.get_text()]
+    labels = figure.axes[-1].get_xticklabels()
+    powers = [text for text in labels if "mathdefault" in text.get_text()]
     assert powers and all(text.get_parse_math() for text in powers)

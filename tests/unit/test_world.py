@@ -170,7 +170,9 @@ def test_the_shipped_concepts_are_the_ones_that_the_world_draws():
     assert [c.name for c in shipped] == [entry["name"] for entry in listed]
     assert len(shipped) >= 24 and {c.kind for c in shipped} == {"object", "style", "colour_scheme"}
     for number, (concept, entry) in enumerate(zip(shipped, listed, strict=True)):
-        assert (concept.images == np.stack(pictures_of(entry, number))).all(), concept.name
+        drawn = np.stack(pictures_of(entry, number)).astype(int)
+        # A scheme maps luminance, a sum that processors round in their own ways: one grey level.
+        assert np.abs(concept.images.astype(int) - drawn).max() <= 1, concept.name
 
 
 def test_places_sizes_and_views_vary_under_one_caption():

@@ -3,6 +3,7 @@
 A pickle goes through torch's weights-only reader, which refuses code.
 """
 
+import pickletools
 import re
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def _read_pickle(file: Path) -> object:
     except Exception as error:  # torch raises many kinds for what is no file of its own
         told = str(error)
         found = re.search(r"(?:GLOBAL|class|function|global) [`<]?(?:class ')?([\w.]+)", told)
-        if "Weights only load failed" in told and re.search(REFUSALS, told):
+        unknown = re.search(r"Unsupported operand (\d+)", told)
+        is_pickle = unknown is None or chr(int(unknown[1])) in pickletools.code2op
+        if is_pickle and "Weights only load failed" in told and re.search(REFUSALS, told):
             what = found[1] if found else "more than tensors"
             raise ValueError(
                 f"{file} wants to run or build {what}: refused, only tensors are read"

@@ -1,5 +1,6 @@
 """The command `t2i-lens`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -287,6 +288,8 @@ def _report(changes: list[str]) -> None:
 
 def main() -> None:
     """Run a command; an expected error becomes one short message and exit code 1."""
+    # A library's remarks on optional packages would stand before the one line of an error.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except (execute.RunError, ValueError, OSError) as error:

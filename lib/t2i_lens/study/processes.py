@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 from filelock import FileLock, Timeout
 
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
@@ -49,13 +50,10 @@ def end_without(process: int) -> None:
     """
 
     def gone() -> bool:
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
+        try:  # a process that nobody has waited for is there, but has ended
+            return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
             return True
-        except PermissionError:
-            pass  # it is there, and another user's
-        return False
 
     _end_when(gone)
 
