@@ -113,6 +113,24 @@ def test_no_worker_and_no_kernel_outlives_a_driver_that_is_killed(project, kill,
     assert not list(project.build.glob("trials/02_slow-*"))
 
 
+def test_tokens_that_a_run_fetched_do_not_make_it_out_of_date(project):
+    fetch = (
+        "import pathlib\n"
+        "token = pathlib.Path('../build/embeddings/sd15/toy/provenance.json')\n"
+        "token.parent.mkdir(parents=True, exist_ok=True)\n"
+        "token.write_text('fetched')"
+    )
+    project.notebook("03_fetch", fetch, parameters="profile: str = 'toybox'")
+    command = ("run", "03_fetch", "-p", "profile=sd15")
+    assert "not run yet" in project.cli(*command).stdout
+    assert "is up to date" in project.cli(*command).stdout
+    # One that the user brings afterwards was not measured.
+    another = project.build / "embeddings" / "sd15" / "dog" / "provenance.json"
+    another.parent.mkdir()
+    another.write_text("brought")
+    assert "its notebook, library or data changed" in project.cli(*command).stdout
+
+
 def test_the_settings_of_the_user_do_not_reach_a_run(project, tmp_path):
     settings = tmp_path / "settings"
     startup = settings / "profile_default" / "startup"

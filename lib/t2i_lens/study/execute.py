@@ -146,9 +146,14 @@ def fingerprint(job: Job, made_from: str | None = None) -> str:
         RunError: the notebook is not readable.
     """
     parameters = json.dumps(dict(job.parameters), sort_keys=True)
-    own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
-    brought = " ".join(f"{f.relative_to(BUILD)} {file_digest(f)}" for f in own if f.is_file())
+    brought = " ".join(f"{f.relative_to(BUILD)} {file_digest(f)}" for f in _own(job))
     return digest(f"{made_from or inputs(job.notebook)} {parameters} {brought}".strip().encode())
+
+
+def _own(job: Job) -> list[Path]:
+    """Files of the TI embeddings that the user trained or brought, or that a run fetched."""
+    own = sorted((BUILD / "embeddings").glob(f"{job.parameters.get('profile')}*/**/*"))
+    return [file for file in own if file.is_file()]
 
 
 def outdated(job: Job, now: str) -> str | None:
@@ -185,7 +190,8 @@ def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -
         RunError: some failed. Those that succeeded are kept; of a failed one nothing is, but its
             notebook for reading, below `build/failed`.
     """
-    prints = {job.target: fingerprint(job) for job in jobs}
+    made_from = {job.target: inputs(job.notebook) for job in jobs}
+    prints = {job.target: fingerprint(job, made_from[job.target]) for job in jobs}
     reasons = {job.target: outdated(job, prints[job.target]) for job in jobs}
     waiting = [job for job in jobs if reasons[job.target]]
     workers = min(len(waiting), os.cpu_count() or 1)
@@ -196,13 +202,21 @@ def execute(jobs: Sequence[Job], console: Console, threads: int | None = None) -
         console.print(f"{job.notebook.stem}: {reasons[job.target]}", style="dim", highlight=False)
     (BUILD / "failed").mkdir(parents=True, exist_ok=True)
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    visitors = {job.target for job in waiting if not _own(job)}
+
+    def settle(job: Job) -> None:
+        # A run that began without tokens measured those that it fetched.
+        began = job.target not in visitors
+        now = prints[job.target] if began else fingerprint(job, made_from[job.target])
+        _settle(job, folders[job], now)
+
     with temporary_folder(BUILD / "tmp") as temporary, _pool(workers) as pool:
         folders = {job: temporary / str(number) for number, job in enumerate(waiting)}
         futures = {
             job: pool.submit(_papermill, job.notebook, folders[job], dict(job.parameters), threads)
             for job in waiting
         }
-        _watch(futures, folders, console, lambda j: _settle(j, folders[j], prints[j.target]))
+        _watch(futures, folders, console, settle)
         errors = []
         for job, future in futures.items():
             if message := _outcome(future):
