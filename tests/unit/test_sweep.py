@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from t2i_lens.study import execute, sweep, sweep_table
+from t2i_lens.study import execute, pages, sweep, sweep_table
 from t2i_lens.study.parameters import ParameterError
 from t2i_lens.study.sweep import Grid, Plan, SweepError, expand, read_grid
 
@@ -138,3 +138,24 @@ def test_the_cost_counts_what_is_done_and_what_it_took(swept):
     waiting = replace(swept, waiting=dict.fromkeys(cells[2:], "not run yet"))
     told = waiting.cost()
     assert told.startswith("four: 4 runs, 2 done, 2 to do; 2 s each so far")
+
+
+def test_the_page_on_large_sweeps_shows_what_was_measured(tmp_path):
+    file = tmp_path / "scale.json"
+    assert "it has not been run" in pages.scale_page(file)
+    found = {
+        "runs": 4000, "cores": 2, "processor": "some", "plan_seconds": 8.0,
+        "engine_seconds": 240.0, "engine_mb": 123.4, "gather_seconds": 12.0, "table_rows": 4000,
+        "table_kb": 56.7, "replan_seconds": 4.0, "lost_waiting": 2000, "lost_seconds": 100.0,
+        "repeated": 0,
+    }  # fmt: skip
+    file.write_text(json.dumps(found))
+    page = pages.scale_page(file)
+    assert "A sweep of 4,000 runs was simulated on 2 cores (some)." in page
+    assert "| engine, all runs | 240.0 | 60.0 |" in page
+    # Of the runs that were lost, not of all.
+    assert "| engine after half was lost | 100.0 | 50.0 |" in page
+    assert "2,000 runs were made anew, and none of the 2,000 that were left." in page
+    assert "take 67 hours of one core, and the engine adds 0.1 %" in page
+    file.write_text(json.dumps(found | {"repeated": 3}))
+    assert "anew, and 3 of the 2,000 that were left." in pages.scale_page(file)

@@ -111,7 +111,7 @@ def _stage(jobs: list[Job]) -> None:
     from t2i_lens.study.answers import answer
     from t2i_lens.study.board_page import Chapter, picture, scoreboard_page
     from t2i_lens.study.chapter_pages import arranged
-    from t2i_lens.study.pages import capture_page, front_parts, profiles_page
+    from t2i_lens.study.pages import capture_page, front_parts, profiles_page, scale_page
     from t2i_lens.study.published_numbers import published_page
 
     chapters = SOURCE / "chapters"
@@ -136,6 +136,7 @@ def _stage(jobs: list[Job]) -> None:
     _update(SOURCE / "published_numbers.md", published_page(claims, every))
     _update(SOURCE / "profiles.md", profiles_page({job.notebook.stem for job in jobs}))
     _update(SOURCE / "capture.md", capture_page())
+    _update(SOURCE / "scale.md", scale_page())
     for name in CARD:
         shipped, staged = DATA / "models" / "toybox" / name, SOURCE / "toybox" / Path(name).name
         if shipped.exists():

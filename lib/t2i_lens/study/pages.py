@@ -1,4 +1,4 @@
-"""Generated pages: parts of the front, chapters and profiles, the cost of recording."""
+"""Generated pages: parts of the front, chapters and profiles, cost of recording, large sweeps."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +14,8 @@ from t2i_lens.study.verdicts import MARKS
 
 CAPTURE = DATA / "results" / "capture.json"
 TRIALS = DATA / "results" / "attention_trials.json"
+SCALE = DATA / "results" / "scale.json"
+CHAPTER = 60  # seconds that a chapter takes, about
 # Requirements of the recorder, stated before it was measured.
 MOST_TIME, MOST_OPERATIONS, MOST_XL_STATE = 1.02, 13, 35e6
 
@@ -138,6 +140,26 @@ def capture_page(file: Path = CAPTURE) -> str:
         bars=_bars(found),
         trials=_trials(),
     )
+
+
+def scale_page(file: Path = SCALE) -> str:
+    """The figures of a simulated large sweep (`tests/slurm/scale.py`), as a MyST page."""
+    if not file.exists():
+        return render("scale.md", found=None)
+    found = json.loads(file.read_text(encoding="utf-8"))
+    phases = {
+        "plan of all runs": ("plan", found["runs"]),
+        "engine, all runs": ("engine", found["runs"]),
+        "table of all runs": ("gather", found["runs"]),
+        "plan after half was lost": ("replan", found["runs"]),
+        "engine after half was lost": ("lost", found["lost_waiting"]),
+    }
+    times = [
+        [name, f"{found[f'{key}_seconds']:.1f}", f"{1000 * found[f'{key}_seconds'] / runs:.1f}"]
+        for name, (key, runs) in phases.items()
+    ]
+    each = found["engine_seconds"] / found["runs"]
+    return render("scale.md", found=found, times=times, overhead=100 * each / CHAPTER)
 
 
 def _trials(file: Path = TRIALS) -> dict | None:
