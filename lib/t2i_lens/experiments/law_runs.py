@@ -34,7 +34,7 @@ LONGEST = 3  # concepts that are trained for so long, and drawn
 RATES = (2.5e-3, 5e-3, 1e-2, 2e-2)
 # Steps of SGD are then about as long as AdamW's: lr·√d / G, for gradients G of about a hundredth.
 SGD_RATE, MOMENTUM = 5.0, 0.9
-TOGETHER = 6  # runs of a batch; at most these are lost by an interruption
+TOGETHER = 9  # runs of a batch: all longest ones; at most these are lost by an interruption
 PROMPT_SET = "dose"
 SEEDS = (0, 1)
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
