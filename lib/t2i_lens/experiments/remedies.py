@@ -60,7 +60,7 @@ STEPS, EDIT_STEPS = 300, 150  # of textual inversion and other ways, and of key-
 PRIORS = 6  # pictures of the class, for prior preservation
 CONTEXT, ANCHOR = 0.5, 0.95  # weights of CoRe's and of Compositional Inversion's terms
 BETAS, TAU = (0.5, 0.65, 0.8), 0.15
-CLOSED = 3.0  # a bias at which no token passes the gate
+CLOSED = (3.0, 3.5, 4.0)  # biases at which no token passes the gate
 OTHER_NOUN = "turtle"
 KEYS = ["way", "setting", "concept", "prompt", "seed"]
 
@@ -392,7 +392,7 @@ def settings_of(variant: str) -> list[tuple[str, float, float]]:
     found = [(f"β {beta:g}, τ {TAU:g}", beta, TAU) for beta in swept]
     if variant == "standard":
         found += [(f"β {beta:g}, τ {tau:g}", beta, tau) for tau in (0.05, 0.1) for beta in BETAS]
-        found += [("closed", CLOSED, TAU)]
+        found += [(f"closed {beta:g}", beta, TAU) for beta in CLOSED]
     return found
 
 
@@ -472,7 +472,7 @@ def measure_pairs(
                 context = nullcontext()
                 if edited:
                     context = concept_edits.applied(pipe, tuned, joint=arm == "edits, joint")
-                swaps = _pair_swaps(pipe, sentence, (one, two), placed)
+                swaps = pair_swaps(pipe, sentence, (one, two), placed)
                 with context:
                     drawn = generate(pipe, [sentence], list(range(4)), edits=[swaps], **SAMPLING)
                 nouns = np.asarray(judge.read(drawn[0]).nouns)
@@ -486,7 +486,13 @@ def measure_pairs(
     return pd.DataFrame(found)
 
 
-def _pair_swaps(pipe, sentence: str, pair: Sequence[Concept], placed) -> list[Edit]:
+def pair_swaps(pipe, sentence: str, pair: Sequence, placed) -> list[Edit]:
+    """Edits that put two rows at the class words of a pair; none where nothing is to be placed.
+
+    Args:
+        pair: Two things with a `superclass`.
+        placed: A row for each, or None.
+    """
     if placed is None:
         return []
     row = encode(pipe, sentence)

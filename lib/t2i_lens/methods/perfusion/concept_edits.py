@@ -161,8 +161,12 @@ class _Stacked:
             return None
         changed = output.clone()
         for position in positions:
+            here = states[rows, position]
             changed[rows, position] = equations.at_position(
-                output[rows, position], states[rows, position], self.targets[0], wanted[0]
+                output[rows, position],
+                here,
+                self.targets[0].expand(len(here), -1),
+                wanted[0].expand(len(here), -1),
             )
         return changed
 
