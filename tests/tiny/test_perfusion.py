@@ -9,8 +9,9 @@ from families import tiny_sdxl
 
 from t2i_lens.inversion.training import initializer_rows
 from t2i_lens.inversion.training_data import InversionConfig
+from t2i_lens.methods import lora
 from t2i_lens.methods.perfusion import concept_edits, equations, training
-from t2i_lens.methods.teaching import LayerTokens, LimitedInversion, Limits, teach
+from t2i_lens.methods.teaching import CustomDiffusion, LayerTokens, LimitedInversion, Limits, teach
 from t2i_lens.models.tokens import encode
 from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.unet_hooks import cross_attention_layers
@@ -149,7 +150,7 @@ def test_a_limit_keeps_the_row_nearer_to_the_class_word(taught, limits):
         way, _ = teach(pipe, lessons, lambda: LimitedInversion(pipe, lessons, rows, some))
         return float((way.rows[0].detach() - rows[0]).norm())
 
-    strong = Limits(context=limits.context * 1e4, anchor=0.99999 if limits.anchor else 0)
+    strong = Limits(context=limits.context * 1e4, anchor=0.99999 if limits.anchor else 0.0)
     assert moved(strong) < moved(Limits())
 
 
@@ -160,3 +161,31 @@ def test_each_layer_learns_a_row_of_its_own(taught):
     learned = way.rows[0].detach()
     assert len(learned) == len(cross_attention_layers(pipe.unet))
     assert not torch.equal(learned[0], learned[1])
+
+
+def test_adapters_learn_and_leave_the_unet_as_it_was(make_pipe, make_concept):
+    pipe, concept = make_pipe("kl"), make_concept("pinata")
+    before = {n: p.clone() for n, p in pipe.unet.state_dict().items()}
+    lessons = [(concept, CONFIG), (make_concept("prior"), CONFIG)]
+    rows = [initializer_rows(pipe, c, 1) for c, _ in lessons]
+    way, _ = teach(pipe, lessons, lambda: lora.Adapters(pipe, lessons, rows))
+    learned = way.learned()
+    assert any(part.abs().max() > 0 for name, part in learned.items() if "lora_B" in name)
+    plain = generate(pipe, ["a toy"], [0], **DRAWN)
+    with lora.adapted(pipe.unet, learned):
+        assert not np.array_equal(generate(pipe, ["a toy"], [0], **DRAWN), plain)
+    assert np.array_equal(generate(pipe, ["a toy"], [0], **DRAWN), plain)
+    after = pipe.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_custom_diffusion_learns_each_concepts_own_changes_of_weights(make_pipe, make_concept):
+    pipe = make_pipe("kl")
+    concepts = [make_concept(name) for name in ("pinata", "owl", "prior", "other prior")]
+    lessons = [(c, CONFIG) for c in concepts]
+    rows = [initializer_rows(pipe, c, 1) for c in concepts]
+    way, _ = teach(pipe, lessons, lambda: CustomDiffusion(pipe, lessons, rows))
+    change = next(iter(way.changes.values())).detach()
+    assert len(change) == 2 and not torch.equal(change[0], change[1])
+    assert torch.equal(way.rows[2], rows[2]) and not torch.equal(way.rows[0], rows[0])

@@ -24,7 +24,6 @@ from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.text_attention import read_prompts
 from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.stats.bootstrap import Estimate, crossed_bootstrap
-from t2i_lens.toybox.likeness import likeness
 
 ALONE = "a photo of a {}"
 SEEDS, REFERENCES = (0, 1), (100, 101, 102, 103)  # of the pictures, and of the references
@@ -155,7 +154,7 @@ def outcomes(
         Remedy -> `lost`, objects per picture; `kept`, the share of them that is found; `likeness`
         to what the token draws alone, means over prompts and seeds, the first two with an interval.
     """
-    found = {}
+    found, reference = {}, eye.embed(drawn["reference"])
     for name, pictures in drawn["pictures"].items():
         alone, among = pictures[0], pictures[1:]
         nouns = np.asarray(judge.read(among.reshape(-1, *among.shape[2:])).nouns)
@@ -168,7 +167,7 @@ def outcomes(
             dtype=float,
         )
         asked = np.array([len(prompt.context) for prompt in prompts])[:, None]
-        like = likeness(eye, alone, drawn["reference"])["likeness"]
+        like = eye.embed(alone) @ reference.T
         found[name] = {
             "lost": crossed_bootstrap(lost),
             "kept": crossed_bootstrap(1 - lost / asked),

@@ -41,7 +41,7 @@ class Adapters(Way):
     def learned(self) -> dict[str, Tensor]:
         """Copies of the adapters' weights; the U-Net is left without adapters."""
         copies = {name: part.detach().clone() for name, part in self.parts.items()}
-        remove(self.pipe.unet)
+        self.pipe.unet.unload_lora()
         return copies
 
 
@@ -55,18 +55,6 @@ def add(unet) -> None:
     )
 
 
-def remove(unet) -> None:
-    """Takes the adapters out again."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for path, module in list(unet.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            parent, _, name = path.rpartition(".")
-            setattr(unet.get_submodule(parent), name, module.get_base_layer())
-    unet._hf_peft_config_loaded = False
-    del unet.peft_config
-
-
 @contextmanager
 def adapted(unet, learned: dict[str, Tensor]) -> Iterator[None]:
     """Inside the block the U-Net has these adapters."""
@@ -77,4 +65,4 @@ def adapted(unet, learned: dict[str, Tensor]) -> Iterator[None]:
             own[name].data.copy_(part)
         yield
     finally:
-        remove(unet)
+        unet.unload_lora()

@@ -112,11 +112,14 @@ class RankOneEdits(Way):
                 changed = equations.at_position(output[here], states[here], targets, wanted)
                 return output.index_put(here, changed.to(output.dtype))
             weight = self._projection(layer, stage).weight
-            ratio = equations.similarity(states.float(), targets, directions)
-            of_target = functional.linear(targets, weight.float())
-            return equations.gated(
-                output.float(), of_target, ratio, wanted, self.config.beta, self.config.tau
-            ).to(output.dtype)
+            # The gate is steep: half precision would round what it lets through.
+            with torch.autocast(states.device.type, enabled=False):
+                ratio = equations.similarity(states.float(), targets, directions)
+                of_target = functional.linear(targets, weight.float())
+                edited = equations.gated(
+                    output.float(), of_target, ratio, wanted, self.config.beta, self.config.tau
+                )
+            return edited.to(output.dtype)
 
         return replaced_projections(self.pipe.unet, edit)
 
