@@ -9,20 +9,19 @@ import torch
 
 from t2i_lens.base.lazy import Lazy
 from t2i_lens.experiments import clinic
-from t2i_lens.inversion.embedding_table import sort_vocabulary
 from t2i_lens.methods.remedies import Remedy, prepared, remedies, rows
 from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.study import clinic as visits
+from t2i_lens.study.subject import Subject
 
 
 @pytest.fixture
 def subject(shared_pipe):
-    return SimpleNamespace(
-        pipe=Lazy(lambda: shared_pipe, "tiny"),
-        model=SimpleNamespace(name="sd15"),
-        vocabulary=lambda table: sort_vocabulary(table, None),
-    )
+    found = object.__new__(Subject)  # without the look-ups of a profile
+    found.pipe = Lazy(lambda: shared_pipe, "tiny")
+    found.model = SimpleNamespace(name="sd15", on_hub=True)
+    return found
 
 
 def written(folder, content):

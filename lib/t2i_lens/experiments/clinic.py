@@ -188,7 +188,10 @@ def advised(found: Mapping[str, Mapping[str, Any]]) -> str:
         for name, each in found.items()
         if name != "class word" and each["likeness"] >= KEPT_LIKENESS * own["likeness"]
     ]
-    return min(fit, key=lambda name: (found[name]["lost"].value, name != "token"))
+    return min(
+        fit,
+        key=lambda name: (found[name]["lost"].value, name != "token", -found[name]["likeness"]),
+    )
 
 
 def diagnosis(
