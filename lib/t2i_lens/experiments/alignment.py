@@ -225,7 +225,7 @@ def draw(
     Raises:
         ValueError: as `losses_of` and `sampling.generate`.
 
-    Shown in: notebooks/19_tsam_optimisation.ipynb
+    Shown in: notebooks/drafts/19_tsam_optimisation.ipynb
     """
     drawn, by = [sentence_of(fields) for fields in sentences], Method(**method)
     texts = [sentence.text for sentence in drawn]

@@ -12,7 +12,7 @@ from t2i_lens.base.prompts import Prompt
 from t2i_lens.experiments.arms import Arm, Design, distinct, draw_arms
 from t2i_lens.models.tokens import TokenRow
 from t2i_lens.probes.cross_attention import AttentionMaps, Keep, record
-from t2i_lens.probes.heat_maps import heat_maps, token_shares
+from t2i_lens.probes.heat_maps import daam_norms, heat_maps, token_shares
 from t2i_lens.probes.sampling import generate, initial_latents
 from t2i_lens.probes.unet_hooks import short_name
 from t2i_lens.stats.metrics import flatness, gini, roughness

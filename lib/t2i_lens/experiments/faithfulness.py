@@ -65,7 +65,7 @@ def answers(
         picture and text in [-1, 1], and `least` of the halves of the text; `calls`, `backward`
         and `moved` as drawn.
 
-    Shown in: notebooks/19_tsam_optimisation.ipynb
+    Shown in: notebooks/drafts/19_tsam_optimisation.ipynb
     """
     of_picture = [sentence_of(fields) for fields in sentences for _ in seeds]
     pictures = drawn["pictures"].reshape(-1, *drawn["pictures"].shape[2:])

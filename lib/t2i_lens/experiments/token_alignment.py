@@ -99,7 +99,7 @@ def answers(
         and `asked`; `doubt`, 1 minus their mean probability; `subject`, whether the slot's object
         is found.
 
-    Shown in: notebooks/20_tsam_learned_tokens.ipynb
+    Shown in: notebooks/drafts/20_tsam_learned_tokens.ipynb
     """
     of_picture = [sentence_of(fields) for fields in sentences for _ in seeds]
     nouns, rows = judge.read(pictures.reshape(-1, *pictures.shape[2:])).nouns, []
@@ -139,7 +139,7 @@ def read_targets(pipe, sentences: Sequence[dict]) -> pd.DataFrame:
     Raises:
         ValueError: token and class word have different numbers of tokens.
 
-    Shown in: notebooks/20_tsam_learned_tokens.ipynb
+    Shown in: notebooks/drafts/20_tsam_learned_tokens.ipynb
     """
     rows = []
     for sentence in (sentence_of(fields) for fields in sentences):

@@ -4,7 +4,7 @@ T-SAM (Kim et al., 2411.15236) in the form of the paper and in that of its relea
 Attend-and-Excite (Chefer et al., 2301.13826) and SynGen (Rassin et al., 2306.08877). Every loss is
 a function of the maps of one picture over all token positions, from their papers' equations.
 
-Shown in: notebooks/19_tsam_optimisation.ipynb
+Shown in: notebooks/drafts/19_tsam_optimisation.ipynb
 """
 
 from collections.abc import Callable, Sequence

@@ -5,7 +5,7 @@ conditional half once more, with gradients; the loss of its maps moves the laten
 then made from where they are. The pipeline's own loop runs: the U-Net's input and the scheduler's
 sample are shifted by the same amount.
 
-Shown in: notebooks/19_tsam_optimisation.ipynb
+Shown in: notebooks/drafts/19_tsam_optimisation.ipynb
 """
 
 from collections.abc import Iterator, Sequence

@@ -23,7 +23,7 @@ from t2i_lens.stats.bootstrap import Estimate, crossed_bootstrap
 from t2i_lens.study.store import Store
 from t2i_lens.study.subject import Subject
 
-PROMPT_SET, PROMPTS, SEEDS, STEPS = "hero", 5, (0, 1), 10  # as chapter 01, with half its seeds
+PROMPT_SET, PROMPTS, SEEDS, STEPS = "hero", 3, (0, 1), 10  # fewer than in chapter 01
 GUIDANCE = (3.0, 5.0, 7.5)
 SHARES = (0.1, 0.3, 1.0)  # of a training's steps
 CLASS_WORD = "class word"
