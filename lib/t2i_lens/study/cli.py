@@ -249,6 +249,64 @@ def alignment(
         manifest.update()
 
 
+@app.command()
+def remedies(
+    count: Annotated[int, typer.Option(help="held-out concepts", min=2)] = 12,
+) -> None:
+    """Train and draw every way of teaching and every remedy once, and store the results.
+
+    Prints a time estimate first, and resumes after an interruption. It runs on the toybox, whose
+    judge and captions are known.
+    """
+    from t2i_lens.base.paths import BUILD
+    from t2i_lens.experiments import remedies as sweep_of
+    from t2i_lens.experiments import remedy_tables
+    from t2i_lens.study import manifest
+    from t2i_lens.study.store import Store
+    from t2i_lens.study.subject import Subject
+
+    subject = Subject("toybox")
+    seen, tokens = (subject.pipe, subject.judge, subject.eye), subject.variants
+    store = Store(BUILD / "results")
+    tables, files = sweep_of.carry_out(store, *seen, tokens, count=count)
+    marked = remedy_tables.mark(*seen, tokens)
+    print(remedy_tables.save(tables, files, marked, remedy_tables.folder_of(subject.folder)))
+    manifest.update()
+
+
+@app.command()
+def clinic(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="or an id sd-concepts-library/…")],
+    profile: Annotated[str, typer.Option(help="model that it was trained on")] = "toybox",
+    class_word: Annotated[str | None, typer.Option(help="ordinary word, one token")] = None,
+    name: Annotated[str | None, typer.Option(help="placeholder, in place of its own")] = None,
+    output: Annotated[Path, typer.Option(help="folder of the page and of the file")] = Path(),
+) -> None:
+    """Examine a TI embedding, compare remedies that need no retraining, and save the best.
+
+    Prints a time estimate first. Writes one page, and one file that diffusers loads.
+    """
+    from t2i_lens.experiments import clinic as examined
+    from t2i_lens.inversion.concept_library import locate
+    from t2i_lens.study import clinic as visits
+    from t2i_lens.study.subject import Subject
+
+    source = locate(file)
+    subject = Subject(profile)
+    patient, words = visits.admit(subject, source, class_word, name)
+    prompts = visits.prompts()
+    seconds = examined.cost(subject.pipe.get(), prompts)
+    print(f"{patient.name} against {patient.class_word!r}: about {max(1, seconds / 60):.0f} min",
+          flush=True)  # fmt: skip
+    found = visits.visit(subject, patient, words, prompts)
+    output.mkdir(parents=True, exist_ok=True)
+    better = visits.prescription(found, output)
+    page = better.with_suffix(".html")
+    page.write_text(visits.page(found, source, profile), encoding="utf-8")
+    for line in (*found.findings, visits.advice(found), str(page), str(better)):
+        print(line)
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
