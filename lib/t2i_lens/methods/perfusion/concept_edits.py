@@ -33,7 +33,7 @@ from t2i_lens.probes.unet_hooks import (
 
 FORMAT = "key-locked rank-one edit, 1"
 TAU = 0.15  # at inference; the paper finds it better than training's 0.1
-Outputs = Mapping[str, Float[Tensor, " d_out"]]
+Outputs = Mapping[str, Float[Tensor, " _"]]  # widths differ between layers
 
 
 @dataclass(frozen=True, eq=False)
