@@ -24,7 +24,7 @@ from t2i_lens.inversion.embeddings import Concept, load_concepts
 from t2i_lens.inversion.starts import initial_rows
 from t2i_lens.inversion.training import initializer_rows, train
 from t2i_lens.inversion.training_data import InversionConfig
-from t2i_lens.inversion.training_plan import L2_PENALTY, recipe
+from t2i_lens.inversion.training_plan import L1_PENALTY, L2_PENALTY, recipe
 from t2i_lens.judging.protocols import FOUND, Judge
 from t2i_lens.methods import lora
 from t2i_lens.methods import remedies as adjusted
@@ -61,17 +61,19 @@ PRIORS = 6  # pictures of the class, for prior preservation
 CONTEXT, ANCHOR = 0.5, 0.95  # weights of CoRe's and of Compositional Inversion's terms
 BETAS, TAU = (0.5, 0.65, 0.8), 0.15
 CLOSED = (3.0, 3.5, 4.0)  # biases at which no token passes the gate
-OTHER_NOUN = "turtle"
+OTHER_NOUNS = ("turtle", "guitar")  # the second where the first is the class word
 KEYS = ["way", "setting", "concept", "prompt", "seed"]
 
 # Ways of teaching that learn a row, with what they change in textual inversion's settings.
 ROW_WAYS = {
     "norm penalty": {"l2_penalty": L2_PENALTY},
+    "absolute penalty": {"l1_penalty": L1_PENALTY},
     "direction only": {"fixed_norm": True},
     "encoder output": {},
     "context regularised": {},
     "anchored": {},
 }
+PENALTIES = ("norm penalty", "absolute penalty")
 WEIGHT_WAYS = ("Custom Diffusion", "DreamBooth LoRA")
 # Key-locked edits: what differs from the standard setting.
 EDITS = {
@@ -96,9 +98,10 @@ def prompts() -> list[Prompt]:
 
 
 def held_out(concepts: Sequence[Concept], count: int = CONCEPTS) -> list[Concept]:
-    """Objects that no choice was made on, in their order."""
+    """Objects that no choice was made on, spread over all of them."""
     rest = [c for c in concepts if c.kind == "object" and not (c.hero or c.development)]
-    return rest[:count]
+    places = np.linspace(0, len(rest) - 1, min(count, len(rest))).round().astype(int)
+    return [rest[place] for place in places]
 
 
 def captions(count: int = CAPTIONS, seed: int = 0) -> list[str]:
@@ -126,7 +129,7 @@ def look(
         A row per prompt and seed: `asked`, `lost`, context objects; `found`, whether the judge
         finds the concept; `likeness` to the training pictures; `variety`, mean distance between
         the pictures of a prompt's seeds, 1 minus cosine; `outside`, the word's share of its heat
-        map outside the object, nan where the object is not found.
+        map outside the object, the concept or its class, nan where neither is found.
     """
     if word:
         with record(pipe, Keep()) as recorder:
@@ -148,7 +151,8 @@ def read(judge: Judge, eye, concept: Concept, drawn: np.ndarray, heat=None) -> p
     own = list(judge.nouns).index(concept.name)
     away = np.full(drawn.shape[:2], np.nan)
     if heat is not None:
-        away = _outside(heat, reading.places[..., own]).reshape(drawn.shape[:2])
+        kinds = [own, list(judge.nouns).index(concept.superclass)]
+        away = _outside(heat, reading.places[..., kinds].max(-1)).reshape(drawn.shape[:2])
     rows = []
     for i, prompt in enumerate(prompts()):
         context = [list(judge.nouns).index(noun) for noun in prompt.context]
@@ -190,7 +194,7 @@ def measure_tokens(
     Args:
         rows: Concept -> trained row.
         earlier: Concept -> row at `STEPS` of the same training.
-        others: Concept -> row of another seed of training.
+        others: Concept -> row at `STEPS` of another seed of training.
         layers: Name -> layers that read the token.
         mark: Of the training pictures.
     """
@@ -200,13 +204,16 @@ def measure_tokens(
     for concept in _chosen(names):
         class_row = _class_rows(pipe, [concept])[concept.name]
         word, row = concept.superclass, torch.tensor(rows[concept.name])
-        some = adjusted.remedies(
-            row, class_row, word, float(longest), noun=OTHER_NOUN, layers=layers
-        )
+        noun = next(n for n in OTHER_NOUNS if n != word)
+        some = adjusted.remedies(row, class_row, word, float(longest), noun=noun, layers=layers)
         some.append(adjusted.Remedy("class word", class_row))
-        for name, other in (("token, fewer steps", earlier), ("token, other seed", others)):
-            if concept.name in other:
-                some.append(adjusted.Remedy(name, torch.tensor(other[concept.name])))
+        few, other = (torch.tensor(found[concept.name]) for found in (earlier, others))
+        short = few / few.norm() * class_row.norm()
+        some += [
+            adjusted.Remedy("token, fewer steps", few),
+            adjusted.Remedy("token, fewer steps, other seed", other),
+            adjusted.Remedy("token, fewer steps, rescaled", short),
+        ]
         for remedy in some:
             sentences, edits = adjusted.prepared(pipe, remedy, word, texts, every)
             watched = word if remedy.name in ("token", "class word") else ""
@@ -215,8 +222,15 @@ def measure_tokens(
     return pd.concat(frames, ignore_index=True)
 
 
-def measure_rows(pipe, judge, eye, names: list[str], way: str, mark: str) -> pd.DataFrame:
-    """Textual inversion with a limit or another start, trained anew for `STEPS` steps."""
+def measure_rows(
+    pipe, judge, eye, names: list[str], way: str, earlier: dict, mark: str
+) -> pd.DataFrame:
+    """Textual inversion with a limit or another start, trained anew for `STEPS` steps.
+
+    Args:
+        earlier: Concept -> row of the plain training at `STEPS`. Setting "rescaled" is that row at
+            the norm of the limited one, the control of a limit on the norm.
+    """
     concepts = _chosen(names)
     config = replace(recipe("toybox"), steps=STEPS, **ROW_WAYS[way])
     vocabulary = sort_vocabulary(read_table(pipe), None)
@@ -235,10 +249,15 @@ def measure_rows(pipe, judge, eye, names: list[str], way: str, mark: str) -> pd.
     seconds, frames = (time.perf_counter() - began) / len(concepts), []
     texts, every = [p.text for p in prompts()], list(cross_attention_layers(pipe.unet))
     for concept, row in zip(concepts, learned, strict=True):
-        remedy = adjusted.Remedy(way, row)
-        arm = adjusted.prepared(pipe, remedy, concept.superclass, texts, every)
-        frames.append(look(pipe, judge, eye, concept, *arm))
-    return pd.concat(frames).assign(way=way, setting="", seconds=seconds)
+        arms = {"": row}
+        if way in PENALTIES:
+            plain = torch.tensor(earlier[concept.name])
+            arms["rescaled"] = plain / plain.norm() * row.norm()
+        for setting, each in arms.items():
+            remedy = adjusted.Remedy(way, each)
+            arm = adjusted.prepared(pipe, remedy, concept.superclass, texts, every)
+            frames.append(look(pipe, judge, eye, concept, *arm).assign(setting=setting))
+    return pd.concat(frames).assign(way=way, seconds=seconds)
 
 
 def measure_layer_tokens(pipe, judge, eye, names: list[str], mark: str) -> pd.DataFrame:
@@ -452,8 +471,8 @@ def measure_pairs(
     """Two concepts in one picture: two edits, in both versions, two tokens, two class words.
 
     Returns:
-        A row per pair, arm and seed: `first`, `second`, whether each concept is found (for class
-        words: whether the class is).
+        A row per pair, arm and seed: `first`, `second`, whether each concept is found;
+        `first_class`, `second_class`, whether its class is.
     """
     concepts, found = _chosen(names), []
     for one, two in zip(concepts[::2], concepts[1::2], strict=False):
@@ -476,14 +495,13 @@ def measure_pairs(
                 with context:
                     drawn = generate(pipe, [sentence], list(range(4)), edits=[swaps], **SAMPLING)
                 nouns = np.asarray(judge.read(drawn[0]).nouns)
-                wanted = [c.name if placed else c.superclass for c in (one, two)]
-                first, second = (nouns[:, list(judge.nouns).index(n)] >= FOUND for n in wanted)
-                found += [
-                    {"pair": f"{one.name}, {two.name}", "prompt": text, "arm": arm, "seed": seed,
-                     "first": float(a), "second": float(b)}
-                    for seed, (a, b) in enumerate(zip(first, second, strict=True))
-                ]  # fmt: skip
-    return pd.DataFrame(found)
+                wanted = {"first": one.name, "second": two.name, "first_class": one.superclass,
+                          "second_class": two.superclass}  # fmt: skip
+                columns = [list(judge.nouns).index(noun) for noun in wanted.values()]
+                seen = pd.DataFrame((nouns[:, columns] >= FOUND).astype(float), columns=[*wanted])
+                about = {"pair": f"{one.name}, {two.name}", "prompt": text, "arm": arm}
+                found.append(seen.assign(**about, seed=range(len(seen))))
+    return pd.concat(found, ignore_index=True)
 
 
 def pair_swaps(pipe, sentence: str, pair: Sequence, placed) -> list[Edit]:
@@ -515,9 +533,9 @@ def _telling(tell: Callable[[str], None], what: str) -> Iterator[None]:
 
 def carry_out(
     store: Cache, pipe: Lazy, judge: Lazy, eye: Lazy, variants: pd.DataFrame,
-    tell: Callable[[str], None] = print, count: int = CONCEPTS,
+    count: int = CONCEPTS, tell: Callable[[str], None] = print,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, bytes]]:  # fmt: skip
-    """Print a time estimate, then train and draw everything; every part is kept as it is done.
+    """Train and draw everything; every part is kept as it is done.
 
     Args:
         variants: Of the trained tokens, see `embedding_table.load_variants`.
@@ -526,41 +544,70 @@ def carry_out(
     Returns:
         Tables `pictures` and `pairs`, and the files of the standard edits by concept.
     """
-    every = load_concepts()
-    chosen, looked_at = held_out(every, count), [c for c in every if c.development]
-    estimate(pipe.get(), len(chosen), tell)
-    mark = pictures_mark([*chosen, *looked_at])
-    rows, earlier, others = token_rows(variants)
-    seen = {"pipe": pipe, "judge": judge, "eye": eye, "mark": mark}
-    dev = [c.name for c in looked_at]
-    alone = store.cached("remedy_layers", measure_single_layers, names=dev, rows=rows, **seen)
-    layers = layer_choice(alone)
-    said, frames, files, kept = captions(), [], {}, {}
-    names = [c.name for c in chosen]
-    for start in range(0, len(names), TOGETHER):
-        some = names[start : start + TOGETHER]
-
-        def part(name, function, some=some, **more):
-            with _telling(tell, f"{name} {more.get('way', more.get('variant', ''))}"):
-                return store.cached(name, function, names=some, **more)
-
-        about = {"rows": _only(rows, some)}
-        frames.append(part("remedy_tokens", measure_tokens, earlier=_only(earlier, some),
-                           others=_only(others, some), layers=layers, **about, **seen))  # fmt: skip
-        frames.append(part("remedy_single", measure_single_layers, **about, **seen))
-        frames += [part("remedy_rows", measure_rows, way=way, **seen) for way in ROW_WAYS]
-        frames.append(part("remedy_layer_tokens", measure_layer_tokens, **seen))
-        frames += [part("remedy_weights", measure_weights, way=way, **seen) for way in WEIGHT_WAYS]
-        for variant in EDITS:
-            trained = part("remedy_edits", train_edits, variant=variant, said=said, pipe=pipe,
-                           mark=mark)  # fmt: skip
-            frames.append(part("remedy_drawn", draw_edits, variant=variant, edits=trained, **seen))
-            if variant == "standard":
-                files |= {name: trained[name].tobytes() for name in some}
-                kept |= {name: trained[name] for name in some}
-    pairs = store.cached("remedy_pairs", measure_pairs, pipe=pipe, judge=judge, names=names,
-                         rows=_only(rows, names), edits=kept, mark=mark)  # fmt: skip
+    seen = {"pipe": pipe, "judge": judge, "eye": eye}
+    frames, edits = [], {}
+    for number in range(len(shares(count))):
+        tables, trained = measure_share(store, **seen, variants=variants, number=number,
+                                        count=count, tell=tell)  # fmt: skip
+        frames += tables
+        edits |= trained
+    names = list(edits)
+    with _telling(tell, "pairs"):
+        pairs = store.cached("remedy_pairs", measure_pairs, pipe=pipe, judge=judge, names=names,
+                             rows=_only(token_rows(variants)[0], names), edits=edits,
+                             mark=pictures_mark(load_concepts()))  # fmt: skip
+    files = {name: content.tobytes() for name, content in edits.items()}
     return {"pictures": pd.concat(frames, ignore_index=True), "pairs": pairs}, files
+
+
+def shares(count: int) -> list[list[str]]:
+    """Names of the held-out concepts, in batches that are trained together."""
+    names = [c.name for c in held_out(load_concepts(), count)]
+    return [names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)]
+
+
+def measure_share(
+    store: Cache, pipe: Lazy, judge: Lazy, eye: Lazy, variants: pd.DataFrame, number: int,
+    count: int = CONCEPTS, tell: Callable[[str], None] = print,
+) -> tuple[list[pd.DataFrame], dict[str, np.ndarray]]:  # fmt: skip
+    """Train and draw one batch of concepts; shares can be measured side by side.
+
+    Args:
+        variants, count: As in `carry_out`.
+        number: Of the batch, from 0.
+
+    Returns:
+        Tables of pictures, and the bytes of the standard edits by concept.
+    """
+    every, names = load_concepts(), shares(count)[number]
+    rows, earlier, others = token_rows(variants)
+    seen = {"pipe": pipe, "judge": judge, "eye": eye, "mark": pictures_mark(every)}
+
+    def part(name, function, **more):
+        with _telling(tell, f"{number}: {name} {more.get('way', more.get('variant', ''))}"):
+            return store.cached(name, function, **{"names": names, **more})
+
+    looked_at = [c.name for c in every if c.development]
+    alone = part("remedy_layers", measure_single_layers, **seen | {"names": looked_at},
+                 rows=_only(rows, looked_at))  # fmt: skip
+    about = {"rows": _only(rows, names)}
+    few = {"earlier": _only(earlier, names)}
+    frames = [
+        part("remedy_tokens", measure_tokens, others=_only(others, names),
+             layers=layer_choice(alone), **about, **few, **seen),
+        part("remedy_single", measure_single_layers, **about, **seen),
+        *(part("remedy_rows", measure_rows, way=way, **few, **seen) for way in ROW_WAYS),
+        part("remedy_layer_tokens", measure_layer_tokens, **seen),
+        *(part("remedy_weights", measure_weights, way=way, **seen) for way in WEIGHT_WAYS),
+    ]  # fmt: skip
+    said, kept = captions(), {}
+    for variant in EDITS:
+        trained = part("remedy_edits", train_edits, variant=variant, said=said, pipe=pipe,
+                       mark=seen["mark"])  # fmt: skip
+        frames.append(part("remedy_drawn", draw_edits, variant=variant, edits=trained, **seen))
+        if variant == "standard":
+            kept = _only(trained, names)
+    return frames, kept
 
 
 def _only(rows: Mapping, names: Sequence[str]) -> dict:
@@ -568,16 +615,16 @@ def _only(rows: Mapping, names: Sequence[str]) -> dict:
 
 
 def token_rows(variants: pd.DataFrame) -> tuple[dict, dict, dict]:
-    """Trained rows by concept: final, at `STEPS` steps, and of another seed."""
+    """Trained rows by concept: final, at `STEPS` steps, and of another seed at these."""
     final, earlier, others = {}, {}, {}
     for token in variants.itertuples():
+        if token.variant not in ("standard", "seed_1"):
+            continue
+        path = token.trajectory.set_index("step")["vector"]
+        at_few = earlier if token.variant == "standard" else others
+        at_few[token.concept] = np.asarray(path[STEPS], np.float32)
         if token.variant == "standard":
             final[token.concept] = np.asarray(token.vector, np.float32)
-            path = token.trajectory.set_index("step")["vector"]
-            if STEPS in path.index:
-                earlier[token.concept] = np.asarray(path[STEPS], np.float32)
-        elif token.variant == "seed_1":
-            others[token.concept] = np.asarray(token.vector, np.float32)
     return final, earlier, others
 
 
@@ -596,14 +643,14 @@ def layer_choice(alone: pd.DataFrame, seed: int = 0) -> dict[str, list[str]]:
 
 
 def estimate(pipe, concepts: int, tell: Callable[[str], None]) -> None:
-    """Say what `carry_out` costs at most, from one small batch drawn and one step trained here."""
+    """Say what `carry_out` costs at most, from one small batch drawn here."""
     generate(pipe, ["a toy"], [0], num_inference_steps=1)
     began = time.perf_counter()
     generate(pipe, ["a toy"] * 4, [0, 1], num_inference_steps=5)
     picture = (time.perf_counter() - began) / 40 * SAMPLING["num_inference_steps"]
     layers = len(cross_attention_layers(pipe.unet))
     gates = sum(len(settings_of(variant)) for variant in EDITS) + 1
-    arms = 12 + layers + len(ROW_WAYS) + 1 + layers + len(WEIGHT_WAYS) + gates
+    arms = 14 + layers + len(ROW_WAYS) + 1 + layers + len(WEIGHT_WAYS) + gates
     pictures = arms * len(prompts()) * len(SEEDS) * concepts
     steps = STEPS * (len(ROW_WAYS) + 2 + 2 * len(WEIGHT_WAYS)) + EDIT_STEPS * len(EDITS)
     # A step of two pictures, forward and backward, costs about as much as 1.3 steps of drawing.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.study import book as pages
-from t2i_lens.study import claims, embeddings_cli, execute, laws_cli, survey_cli
+from t2i_lens.study import claims, embeddings_cli, execute, laws_cli, remedies_cli, survey_cli
 from t2i_lens.study import scoreboard as board
 from t2i_lens.study.parameters import check
 
@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(embeddings_cli.app, name="embeddings")
 app.command()(survey_cli.survey)
 app.command()(laws_cli.laws)
+app.command()(remedies_cli.remedies)
 
 
 @app.command()
@@ -247,31 +248,6 @@ def alignment(
         print(file)
     if subject.folder.is_relative_to(DATA):
         manifest.update()
-
-
-@app.command()
-def remedies(
-    count: Annotated[int, typer.Option(help="held-out concepts", min=2)] = 12,
-) -> None:
-    """Train and draw every way of teaching and every remedy once, and store the results.
-
-    Prints a time estimate first, and resumes after an interruption. It runs on the toybox, whose
-    judge and captions are known.
-    """
-    from t2i_lens.base.paths import BUILD
-    from t2i_lens.experiments import remedies as sweep_of
-    from t2i_lens.experiments import remedy_tables
-    from t2i_lens.study import manifest
-    from t2i_lens.study.store import Store
-    from t2i_lens.study.subject import Subject
-
-    subject = Subject("toybox")
-    seen, tokens = (subject.pipe, subject.judge, subject.eye), subject.variants
-    store = Store(BUILD / "results")
-    tables, files = sweep_of.carry_out(store, *seen, tokens, count=count)
-    marked = remedy_tables.mark(*seen, tokens)
-    print(remedy_tables.save(tables, files, marked, remedy_tables.folder_of(subject.folder)))
-    manifest.update()
 
 
 @app.command()
