@@ -56,12 +56,13 @@ SEEDS = (0, 1)
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
 CONCEPTS, TOGETHER = 12, 6
 CAPTIONS = 1000  # of the toybox's world, for C⁻¹
-STEPS, EDIT_STEPS = 200, 150  # of textual inversion and other ways, and of key-locked edits
+STEPS, EDIT_STEPS = 150, 150  # of textual inversion and other ways, and of key-locked edits
 PRIORS = 6  # pictures of the class, for prior preservation
 CONTEXT, ANCHOR = 0.5, 0.95  # weights of CoRe's and of Compositional Inversion's terms
 BETAS, TAU = (0.5, 0.65, 0.8), 0.15
 CLOSED = (3.0, 3.5, 4.0)  # biases at which no token passes the gate
 OTHER_NOUNS = ("turtle", "guitar")  # the second where the first is the class word
+WATCHED = ("token", "class word", "key lock, local")  # whose attention is measured
 KEYS = ["way", "setting", "concept", "prompt", "seed"]
 
 # Ways of teaching that learn a row, with what they change in textual inversion's settings.
@@ -123,13 +124,14 @@ def look(
 
     Args:
         sentences: One for each of `prompts`.
-        word: Whose attention outside the concept's object is measured; none if empty.
+        word: Whose attention is measured; none if empty.
 
     Returns:
         A row per prompt and seed: `asked`, `lost`, context objects; `found`, whether the judge
         finds the concept; `likeness` to the training pictures; `variety`, mean distance between
-        the pictures of a prompt's seeds, 1 minus cosine; `outside`, the word's share of its heat
-        map outside the object, the concept or its class, nan where neither is found.
+        the pictures of a prompt's seeds, 1 minus cosine; `attention`, the word's share of
+        cross-attention over pixels and steps; `outside`, the share of its heat map outside the
+        object, the concept or its class, nan where neither is found.
     """
     if word:
         with record(pipe, Keep()) as recorder:
@@ -149,10 +151,11 @@ def read(judge: Judge, eye, concept: Concept, drawn: np.ndarray, heat=None) -> p
     like = likeness(eye, drawn, concept.images)["likeness"]
     seen = eye.embed(flat).reshape(*drawn.shape[:2], -1)
     own = list(judge.nouns).index(concept.name)
-    away = np.full(drawn.shape[:2], np.nan)
+    away = share = np.full(drawn.shape[:2], np.nan)
     if heat is not None:
         kinds = [own, list(judge.nouns).index(concept.superclass)]
         away = _outside(heat, reading.places[..., kinds].max(-1)).reshape(drawn.shape[:2])
+        share = heat.mean((1, 2)).reshape(drawn.shape[:2]) / SAMPLING["num_inference_steps"]
     rows = []
     for i, prompt in enumerate(prompts()):
         context = [list(judge.nouns).index(noun) for noun in prompt.context]
@@ -162,7 +165,8 @@ def read(judge: Judge, eye, concept: Concept, drawn: np.ndarray, heat=None) -> p
                 {"prompt": prompt.text, "seed": seed, "asked": len(context),
                  "lost": int((nouns[i, j, context] < FOUND).sum()),
                  "found": float(nouns[i, j, own] >= FOUND), "likeness": float(like[i, j]),
-                 "variety": variety, "outside": float(away[i, j])}
+                 "variety": variety, "attention": float(share[i, j]),
+                 "outside": float(away[i, j])}
             )  # fmt: skip
     return pd.DataFrame(rows).assign(concept=concept.name)
 
@@ -216,7 +220,7 @@ def measure_tokens(
         ]
         for remedy in some:
             sentences, edits = adjusted.prepared(pipe, remedy, word, texts, every)
-            watched = word if remedy.name in ("token", "class word") else ""
+            watched = word if remedy.name in WATCHED else ""
             table = look(pipe, judge, eye, concept, sentences, edits, word=watched)
             frames.append(table.assign(way=remedy.name, setting=""))
     return pd.concat(frames, ignore_index=True)
@@ -349,13 +353,16 @@ def _modified(pipe, concept: Concept, row: torch.Tensor):
     return sentences, [[Swap(Value("modifier", row), positions=slot)] for slot in first]
 
 
-def inverse(pipe, said: Sequence[str]) -> torch.Tensor:
-    """C⁻¹ of captions."""
-    return equations.inverse_covariance(perfusion.caption_states(pipe, said))
+def inverse(pipe, said: list[str]) -> np.ndarray:
+    """C⁻¹ of captions, [d_model, d_model]."""
+    return equations.inverse_covariance(perfusion.caption_states(pipe, said)).cpu().numpy()
 
 
-def train_edits(pipe, names: list[str], variant: str, said: list[str], mark: str) -> dict:
+def train_edits(pipe, names: list[str], variant: str, inverse: np.ndarray, mark: str) -> dict:
     """Train key-locked edits of one variant.
+
+    Args:
+        inverse: C⁻¹.
 
     Returns:
         Concept -> its file's bytes; `seconds` of training for each concept.
@@ -374,7 +381,7 @@ def train_edits(pipe, names: list[str], variant: str, said: list[str], mark: str
         concepts = [replace(c, images=c.images[picture : picture + 1]) for c in concepts]
         masks = [mask[picture : picture + 1] for mask in masks]
     edits, seconds = perfusion.train(
-        pipe, [(c, base) for c in concepts], inverse(pipe, said),
+        pipe, [(c, base) for c in concepts], torch.from_numpy(inverse),
         perfusion.EditConfig(**options), None if kind == "none" else masks,
     )  # fmt: skip
     found = {
@@ -600,9 +607,10 @@ def measure_share(
         part("remedy_layer_tokens", measure_layer_tokens, **seen),
         *(part("remedy_weights", measure_weights, way=way, **seen) for way in WEIGHT_WAYS),
     ]  # fmt: skip
-    said, kept = captions(), {}
+    whitening = store.cached("remedy_inverse", inverse, pipe=pipe, said=captions())
+    kept = {}
     for variant in EDITS:
-        trained = part("remedy_edits", train_edits, variant=variant, said=said, pipe=pipe,
+        trained = part("remedy_edits", train_edits, variant=variant, inverse=whitening, pipe=pipe,
                        mark=seen["mark"])  # fmt: skip
         frames.append(part("remedy_drawn", draw_edits, variant=variant, edits=trained, **seen))
         if variant == "standard":
