@@ -24,7 +24,7 @@ from t2i_lens.inversion.embeddings import Concept, load_concepts
 from t2i_lens.inversion.starts import initial_rows
 from t2i_lens.inversion.training import initializer_rows, train
 from t2i_lens.inversion.training_data import InversionConfig
-from t2i_lens.inversion.training_plan import L1_PENALTY, L2_PENALTY, recipe
+from t2i_lens.inversion.training_plan import L2_PENALTY, recipe
 from t2i_lens.judging.protocols import FOUND, Judge
 from t2i_lens.methods import lora
 from t2i_lens.methods import remedies as adjusted
@@ -68,13 +68,11 @@ KEYS = ["way", "setting", "concept", "prompt", "seed"]
 # Ways of teaching that learn a row, with what they change in textual inversion's settings.
 ROW_WAYS = {
     "norm penalty": {"l2_penalty": L2_PENALTY},
-    "absolute penalty": {"l1_penalty": L1_PENALTY},
     "direction only": {"fixed_norm": True},
     "encoder output": {},
     "context regularised": {},
     "anchored": {},
 }
-PENALTIES = ("norm penalty", "absolute penalty")
 WEIGHT_WAYS = ("Custom Diffusion", "DreamBooth LoRA")
 # Key-locked edits: what differs from the standard setting.
 EDITS = {
@@ -254,7 +252,7 @@ def measure_rows(
     texts, every = [p.text for p in prompts()], list(cross_attention_layers(pipe.unet))
     for concept, row in zip(concepts, learned, strict=True):
         arms = {"": row}
-        if way in PENALTIES:
+        if way == "norm penalty":
             plain = torch.tensor(earlier[concept.name])
             arms["rescaled"] = plain / plain.norm() * row.norm()
         for setting, each in arms.items():
@@ -584,7 +582,8 @@ def measure_share(
         number: Of the batch, from 0.
 
     Returns:
-        Tables of pictures, and the bytes of the standard edits by concept.
+        Tables of pictures, the first batch's with those of single layers on other concepts, and
+        the bytes of the standard edits by concept.
     """
     every, names = load_concepts(), shares(count)[number]
     rows, earlier, others = token_rows(variants)
@@ -597,12 +596,10 @@ def measure_share(
     looked_at = [c.name for c in every if c.development]
     alone = part("remedy_layers", measure_single_layers, **seen | {"names": looked_at},
                  rows=_only(rows, looked_at))  # fmt: skip
-    about = {"rows": _only(rows, names)}
     few = {"earlier": _only(earlier, names)}
     frames = [
-        part("remedy_tokens", measure_tokens, others=_only(others, names),
-             layers=layer_choice(alone), **about, **few, **seen),
-        part("remedy_single", measure_single_layers, **about, **seen),
+        part("remedy_tokens", measure_tokens, rows=_only(rows, names), others=_only(others, names),
+             layers=layer_choice(alone), **few, **seen),
         *(part("remedy_rows", measure_rows, way=way, **few, **seen) for way in ROW_WAYS),
         part("remedy_layer_tokens", measure_layer_tokens, **seen),
         *(part("remedy_weights", measure_weights, way=way, **seen) for way in WEIGHT_WAYS),
@@ -615,7 +612,7 @@ def measure_share(
         frames.append(part("remedy_drawn", draw_edits, variant=variant, edits=trained, **seen))
         if variant == "standard":
             kept = _only(trained, names)
-    return frames, kept
+    return frames if number else [alone, *frames], kept
 
 
 def _only(rows: Mapping, names: Sequence[str]) -> dict:
@@ -658,7 +655,7 @@ def estimate(pipe, concepts: int, tell: Callable[[str], None]) -> None:
     picture = (time.perf_counter() - began) / 40 * SAMPLING["num_inference_steps"]
     layers = len(cross_attention_layers(pipe.unet))
     gates = sum(len(settings_of(variant)) for variant in EDITS) + 1
-    arms = 14 + layers + len(ROW_WAYS) + 1 + layers + len(WEIGHT_WAYS) + gates
+    arms = 14 + len(ROW_WAYS) + 1 + 1 + layers + len(WEIGHT_WAYS) + gates
     pictures = arms * len(prompts()) * len(SEEDS) * concepts
     steps = STEPS * (len(ROW_WAYS) + 2 + 2 * len(WEIGHT_WAYS)) + EDIT_STEPS * len(EDITS)
     # A step of two pictures, forward and backward, costs about as much as 1.3 steps of drawing.
