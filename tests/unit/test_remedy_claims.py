@@ -51,7 +51,7 @@ def pictures(ways):
 
 
 def test_a_choice_on_half_of_the_sentences_is_told_of_on_the_other_half(monkeypatch):
-    monkeypatch.setattr(remedy_claims, "UNTRAINED", ("good", "bad"))
+    monkeypatch.setattr(remedy_claims, "TREATMENTS", ("good", "bad"))
     table = pictures({"token": (0.8, [2, 2]), "good": (0.8, [1, 1]), "bad": (0.1, [0, 0])})
     found = remedy_claims.advised_on_half(table)
     assert found["value"] == pytest.approx(np.ones((1, 2)))

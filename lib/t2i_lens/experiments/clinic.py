@@ -1,6 +1,6 @@
 """The clinic: what is wrong with one trained token, and what helps without training it again.
 
-Shown in: notebooks/drafts/24_clinic.ipynb
+Shown in: notebooks/24_clinic.ipynb
 """
 
 import time

@@ -4,7 +4,7 @@ Two measures that need the text encoder alone: how far the states of the context
 slot's word changes (CoRe, Wu et al., arXiv 2408.15914), and how prompts with the token move away
 from those with the class word while they come together (TEA, arXiv 2506.22685).
 
-Shown in: notebooks/drafts/23_remedies.ipynb
+Shown in: notebooks/23_remedies.ipynb
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Numbers behind the claims on key-locked rank-one editing, from the stored table of pictures.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb
+Shown in: notebooks/22_perfusion.ipynb
 """
 
 from collections.abc import Mapping, Sequence
@@ -221,7 +221,7 @@ def outside(table: pd.DataFrame, way: str) -> np.ndarray:
     some = table[table["way"] == way].copy()
     if way == STANDARD:
         some = some[some["setting"] == gates(TAU)[1]]
-    names = list(dict.fromkeys(table["concept"]))
+    names = list(dict.fromkeys(table[table["way"] == "token"]["concept"]))
     return some.groupby("concept", sort=False)["outside"].mean().reindex(names).to_numpy()
 
 

@@ -4,7 +4,7 @@ The command `t2i-lens remedies` trains and draws everything once, prints a time 
 resumes after an interruption. It writes a table with a row per picture, and the key-locked edits of
 the standard setting; chapters replay the table and draw a sample anew.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb, notebooks/drafts/23_remedies.ipynb
+Shown in: notebooks/22_perfusion.ipynb, notebooks/23_remedies.ipynb
 """
 
 import time
@@ -50,7 +50,7 @@ from t2i_lens.toybox.world.captions import caption
 from t2i_lens.toybox.world.placing import PICTURE
 from t2i_lens.toybox.world.scenes import sample_scene
 
-PROMPT_SET = "dose"
+PROMPT_SET, PROMPTS = "dose", 3
 ALONE = Prompt("a photo of a {}", ())
 SEEDS = (0, 1)
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
@@ -93,7 +93,7 @@ SWEPT = ("standard", "trained keys", "values only", "bias 0.5", "bias 0.9", "oth
 
 def prompts() -> list[Prompt]:
     """The sentences of all pictures: the concept alone, then among other objects."""
-    return [ALONE, *load_prompts(PROMPT_SET)]
+    return [ALONE, *load_prompts(PROMPT_SET)[:PROMPTS]]
 
 
 def held_out(concepts: Sequence[Concept], count: int = CONCEPTS) -> list[Concept]:

@@ -1,6 +1,6 @@
 """Numbers behind the claims on remedies, from the stored table of pictures.
 
-Shown in: notebooks/drafts/23_remedies.ipynb, notebooks/drafts/24_clinic.ipynb
+Shown in: notebooks/23_remedies.ipynb, notebooks/24_clinic.ipynb
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from t2i_lens.experiments import remedies
+from t2i_lens.experiments.clinic import KEPT_LIKENESS
 from t2i_lens.experiments.remedies import BETAS, TAU, token_rows
 from t2i_lens.inversion.embedding_table import read_table, sort_vocabulary
 from t2i_lens.inversion.embeddings import load_concepts
@@ -20,16 +21,17 @@ from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.stats.metrics import rank_correlation
 
 EDIT = "Perfusion"
+USUAL = "token, fewer steps"  # as many as every other way of teaching has
+SHORT = "token, fewer steps, rescaled"
 AT_POSITION = "edit at the position"
-TEACHING = ("token, fewer steps", "Custom Diffusion", "DreamBooth LoRA", EDIT)
+TEACHING = (USUAL, "Custom Diffusion", "DreamBooth LoRA", EDIT)
 LIMITS = ("norm penalty", "direction only", "context regularised", "anchored")
-UNTRAINED = (
-    "clipped", "rescaled", "turned and rescaled", "key lock, local", "key lock, global",
-    "layers found",
-)  # fmt: skip
+# What the clinic compares, and what needs no retraining at all.
+TREATMENTS = ("clipped", "rescaled", "turned and rescaled", "key lock, local", "key lock, global")
+UNTRAINED = (*TREATMENTS, "layers found")
 GROUPS = {
-    "token as trained": (["token", "token, fewer steps", "token, other seed"], "placeholder"),
-    "trained token, changed": (list(UNTRAINED), "#D55E00"),
+    "token as trained": (["token", USUAL, "token, fewer steps, other seed"], "placeholder"),
+    "trained token, changed": ([*UNTRAINED, SHORT], "#D55E00"),
     "limits in training": ([*LIMITS, "encoder output", "per-layer tokens"], "random"),
     "other ways of teaching": ([*TEACHING[1:], AT_POSITION], "content"),
     "class word": (["class word"], "bos"),
@@ -59,7 +61,7 @@ def interval(points: pd.DataFrame, way: str, column: str):
     """Mean of a remedy over concepts, with its interval."""
     from t2i_lens.stats.bootstrap import crossed_bootstrap
 
-    return crossed_bootstrap(_cells(_of(points, way, column)))
+    return crossed_bootstrap(_cells(_wide(points, column)[way]))
 
 
 def pareto(axes: pd.DataFrame) -> list[str]:
@@ -82,30 +84,34 @@ def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, d
     Returns:
         Claim -> `value` and `control`, each [concept].
     """
-    lost = {way: _of(points, way, "lost") for way in dict.fromkeys(points["way"])}
-    kept = {way: _of(points, way, "kept") for way in TEACHING}
-    usual = "token, fewer steps"
-    lowest = min(TEACHING[1:], key=lambda way: kept[way].mean())
+    lost, kept, like = (_wide(points, column) for column in ("lost", "kept", "likeness"))
+    cut = remedies.axes(table[table["setting"] == "rescaled"]).set_index("concept")["lost"]
+    lowest = kept[list(TEACHING[1:])].mean().idxmin()
     # The limit is chosen on every second concept, and told of on the others.
-    limit = min(LIMITS, key=lambda way: lost[way][::2].mean())
-    by_layer = layer_effects(table)
-    shuffled = np.random.default_rng(seed).permuted(by_layer["one token"], axis=1)
+    limit = lost[list(LIMITS)][::2].mean().idxmin()
+    saved = {way: lost["token"] - lost[way] for way in ("layers found", "random layers")}
+    for way in saved:  # nothing is saved where the concept is lost
+        saved[way] = saved[way].where(like[way] >= KEPT_LIKENESS * like["token"], 0.0)
+    by_layer, alone = layer_effects(table)
+    shuffled = np.random.default_rng(seed).permuted(np.tile(alone, (len(by_layer), 1)), axis=1)
     found = {
-        "B24": (kept[usual] - kept[lowest], np.zeros_like(kept[usual])),
-        "X12": (
-            (lost["rescaled"] - lost[limit])[1::2],
-            (lost["rescaled"] - lost[usual])[1::2],
-        ),
+        "B24": (kept[USUAL] - kept[lowest], np.zeros(len(kept))),
+        "B25": (lost[USUAL] - lost["norm penalty"], lost[USUAL] - cut.reindex(lost.index)),
+        "N02": (kept["direction only"] - kept[USUAL], kept[SHORT] - kept[USUAL]),
+        "X12": ((lost[SHORT] - lost[limit])[1::2], (lost[SHORT] - lost[USUAL])[1::2]),
         "X13": (
             lost["token"] - lost["key lock, local"],
             lost["token"] - lost["key lock, other noun"],
         ),
         "X17": (
-            _correlations(by_layer["per layer"], by_layer["one token"]),
-            _correlations(by_layer["per layer"], shuffled),
+            _correlations(by_layer, np.tile(alone, (len(by_layer), 1))),
+            _correlations(by_layer, shuffled),
         ),
-        "X18": (lost[usual] - lost["encoder output"], lost["token"] - lost["token, other seed"]),
-        "X23": (lost["token"] - lost["layers found"], lost["token"] - lost["random layers"]),
+        "X18": (
+            lost[USUAL] - lost["encoder output"],
+            lost[USUAL] - lost["token, fewer steps, other seed"],
+        ),
+        "X23": (saved["layers found"], saved["random layers"]),
     }
     return {
         claim: {"value": _cells(value), "control": _cells(control)}
@@ -113,15 +119,20 @@ def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, d
     }
 
 
-def layer_effects(table: pd.DataFrame) -> Cells:
-    """Objects lost when one layer alone reads a row, [concept, layer], for both kinds of row."""
-    ways = {"per layer": "per-layer tokens", "one token": "token in one layer"}
-    found = {}
-    for kind, way in ways.items():
-        some = table[(table["way"] == way) & table["setting"].str.startswith("only ")]
-        grid = some.pivot_table(index="concept", columns="setting", values="lost", sort=False)
-        found[kind] = grid.to_numpy()
-    return found
+def layer_effects(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Objects lost when one layer alone reads a row.
+
+    Returns:
+        With per-layer tokens, [concept, layer]; with a trained token, the mean of other concepts,
+        [layer].
+    """
+    only = table[table["setting"].str.startswith("only ")]
+    grids = {
+        way: some.pivot_table(index="concept", columns="setting", values="lost", sort=False)
+        for way, some in only.groupby("way")
+    }
+    alone = grids["token in one layer"]
+    return grids["per-layer tokens"][alone.columns].to_numpy(), alone.to_numpy().mean(0)
 
 
 def advised_on_half(table: pd.DataFrame) -> Cells:
@@ -132,12 +143,13 @@ def advised_on_half(table: pd.DataFrame) -> Cells:
     Returns:
         `value`, of the chosen remedy; `control`, the mean over all; each [concept, 2].
     """
-    few = table[(table["setting"] == "") & table["way"].isin(["token", *UNTRAINED])]
+    few = table[(table["setting"] == "") & table["way"].isin(["token", *TREATMENTS])]
     texts = [text for text in dict.fromkeys(few["prompt"]) if text != remedies.ALONE.text]
     like = few[few["asked"] == 0].groupby(["concept", "way"])["likeness"].mean()
-    value, control = [], []
+    value, control, ways = [], [], ("token", *TREATMENTS)
     for concept, some in few[few["asked"] > 0].groupby("concept", sort=False):
-        fit = [w for w in ("token", *UNTRAINED) if like[concept, w] >= 0.9 * like[concept, "token"]]
+        least = KEPT_LIKENESS * like[concept, "token"]
+        fit = [way for way in ways if like[concept, way] >= least]
         sides = [
             some[some["prompt"].isin(half)].groupby("way")["lost"].mean()
             for half in (texts[::2], texts[1::2])
@@ -145,7 +157,7 @@ def advised_on_half(table: pd.DataFrame) -> Cells:
         saved = []
         for here, there in (sides, sides[::-1]):
             chosen = min(fit, key=lambda way, lost=here: (lost[way], way != "token"))
-            everyone = np.mean([there["token"] - there[way] for way in ("token", *UNTRAINED)])
+            everyone = np.mean([there["token"] - there[way] for way in ways])
             saved.append((there["token"] - there[chosen], everyone))
         value.append(np.mean([each[0] for each in saved]))
         control.append(np.mean([each[1] for each in saved]))
@@ -240,8 +252,9 @@ def _some(pipe, concept, row: np.ndarray) -> list[adjusted.Remedy]:
     return [*found, adjusted.Remedy("class word", usual)]
 
 
-def _of(points: pd.DataFrame, way: str, column: str) -> np.ndarray:
-    return points[points["way"] == way][column].to_numpy(float)
+def _wide(points: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One of the axes, a row per concept and a column per remedy."""
+    return points.pivot_table(index="concept", columns="way", values=column, sort=False)
 
 
 def _cells(values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 The identifier's row stays as it is; adapters of all attention projections learn, with pictures of
 the class as prior preservation (Ruiz et al., arXiv 2208.12242; Hu et al., arXiv 2106.09685).
 
-Shown in: notebooks/drafts/23_remedies.ipynb
+Shown in: notebooks/23_remedies.ipynb
 """
 
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ Sources: rescaling to an ordinary norm (Isozaki 2024; Directional TI, arXiv 2512
 adjustment (TEA, arXiv 2506.22685); key lock of a trained token (after Tewel et al., 2305.01644);
 layers (after Staniszewski et al., 2502.09935).
 
-Shown in: notebooks/drafts/23_remedies.ipynb
+Shown in: notebooks/23_remedies.ipynb
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ projections are edited, and what is added to the loss. Pictures, noise, timestep
 those of textual inversion, drawn from the same generators, so that ways can be compared at equal
 steps. Several concepts share one U-Net batch where the way keeps their numbers apart.
 
-Shown in: notebooks/drafts/23_remedies.ipynb
+Shown in: notebooks/23_remedies.ipynb
 """
 
 import time
