@@ -37,8 +37,9 @@ CHAPTERS = {
     "02_norms": ["B06", "B07", "B08"],
     "03_cosine_pca": ["B11", "B12", "B18", "B23", "X19"],
     "07_bos_slerp": ["B19", "B20", "B21", "B22"],
-    "09_norm_growth": ["B25", "N02", "X03"],
-    "10_destruction": ["B24", "X04", "X09", "X10", "X11"],
+    "09_norm_growth": ["X03"],
+    "10_destruction": ["X04", "X09", "X10", "X11"],
+    "23_remedies": ["B24", "B25", "N02", "N04", "N05", "X12", "X13", "X17", "X18", "X23"],
 }
 CLAIMS = load_claims()
 
