@@ -9,7 +9,7 @@ import torch
 
 from t2i_lens.base.lazy import Lazy
 from t2i_lens.experiments import clinic
-from t2i_lens.methods.remedies import Remedy, prepared, remedies, rows
+from t2i_lens.methods.remedies import Remedy, load, prepared, remedies, rows, save
 from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.study import clinic as visits
@@ -87,3 +87,26 @@ def test_each_remedy_draws_other_pictures_and_all_layers_draw_the_token(shared_p
                                       num_inference_steps=2)  # fmt: skip
     same = {name for name, each in drawn.items() if np.array_equal(each, drawn["token"])}
     assert same == {"token", "all layers"}
+
+
+def test_a_key_lock_comes_back_from_its_file_and_diffusers_reads_its_row(make_pipe, tmp_path):
+    lock = Remedy("key lock, local", torch.arange(32.0), "local", "toy")
+    file = save(lock, "<x>", tmp_path / "x.safetensors")
+    again = load(file)
+    assert (again.name, again.keys, again.other) == ("key lock, local", "local", "toy")
+    assert torch.equal(again.row, lock.row)
+    pipe = make_pipe("kl")
+    pipe.load_textual_inversion(str(file))
+    (id,) = pipe.tokenizer.convert_tokens_to_ids(["<x>"])
+    assert torch.equal(pipe.text_encoder.get_input_embeddings().weight[id], lock.row)
+
+
+def test_a_file_of_another_kind_is_no_remedy(tmp_path):
+    with pytest.raises(ValueError, match="holds no remedy"):
+        load(written(tmp_path, {"<x>": torch.ones(1, 32)}))
+
+
+def test_a_remedy_of_some_layers_is_not_saved(tmp_path):
+    some = Remedy("layers found", torch.ones(32), other="toy", layers=("a",))
+    with pytest.raises(ValueError, match="names layers of one model"):
+        save(some, "<x>", tmp_path / "x.safetensors")

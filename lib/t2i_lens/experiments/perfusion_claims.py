@@ -15,7 +15,9 @@ from t2i_lens.experiments.remedies import BETAS, EDIT_STEPS, STEPS, TAU
 from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.methods.perfusion import concept_edits, equations
 from t2i_lens.models.tokens import encode
+from t2i_lens.probes.cross_attention import Keep, record
 from t2i_lens.probes.edits import Inject, Swap, Value
+from t2i_lens.probes.heat_maps import heat_maps
 from t2i_lens.probes.sampling import generate, text_states
 from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.stats.metrics import rank_correlation
@@ -128,6 +130,39 @@ def _shown_row(pipe, edit, row: np.ndarray, text: str, steps: int) -> np.ndarray
                 generate(pipe, [sentence], [0], edits=[swaps], num_inference_steps=steps)[0, 0]
             )
     return np.stack(found)
+
+
+def draw_maps(pipe, files: Cells, rows: Cells, num_inference_steps: int) -> dict[str, np.ndarray]:
+    """Heat maps of every token of a sentence: with the TI token, the edit and the class word.
+
+    Args:
+        files, rows: Of one concept.
+
+    Returns:
+        `pictures` [arm, ...]; `maps` [arm, token, height, width], shares of attention, mean over
+        steps, layers and heads; `pieces` [arm, token] and `arms`, labels.
+    """
+    ((name, content),) = files.items()
+    edit = concept_edits.from_bytes(content.tobytes()).tuned(BETAS[1])
+    sentence = SENTENCES[0].format(edit.superclass)
+    prompt = encode(pipe, sentence)
+    slot = prompt.positions(edit.superclass)
+    arms = {
+        "TI token": ([Swap(Value("token", torch.tensor(rows[name])), positions=slot)], []),
+        "key-locked": ([Swap(Value("word", edit.embedding[0][0]), positions=slot)], [edit]),
+        "class word": ([], []),
+    }
+    drawn, maps = [], []
+    for swaps, concepts in arms.values():
+        with concept_edits.applied(pipe, concepts), record(pipe, Keep()) as recorder:
+            drawn.append(generate(pipe, [sentence], [0], edits=[swaps], recorder=recorder,
+                                  num_inference_steps=num_inference_steps)[0, 0])  # fmt: skip
+        maps.append(heat_maps(recorder.maps())[0, : prompt.eos + 1] / num_inference_steps)
+    pieces = [piece.removesuffix("</w>") for piece in prompt.pieces[1 : prompt.eos]]
+    return {
+        "pictures": np.stack(drawn), "maps": torch.stack(maps).cpu().numpy(),
+        "pieces": np.array([["BOS", *pieces, "EOS"]] * len(arms)), "arms": np.array(list(arms)),
+    }  # fmt: skip
 
 
 def draw_together(

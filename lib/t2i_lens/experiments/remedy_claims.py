@@ -36,6 +36,7 @@ GROUPS = {
     "other ways of teaching": ([*TEACHING[1:], AT_POSITION], "content"),
     "class word": (["class word"], "bos"),
 }
+WATCHED = {"token": "token", "key lock, local": "lock", "class word": "word"}
 SLUGS = {"token": "token", "class word": "word", "rescaled": "rescaled"}
 SENTENCES = ("a {} and a crown with an apple", "a {} next to a man with a friend")
 Cells = dict[str, np.ndarray]

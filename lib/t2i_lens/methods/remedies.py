@@ -12,13 +12,17 @@ Shown in: notebooks/23_remedies.ipynb
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import safetensors.torch
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
+from t2i_lens.base.files import write
 from t2i_lens.models.tokens import encode
 from t2i_lens.probes.edits import Edit, Inject, Swap, Value
 from t2i_lens.probes.sampling import text_states
@@ -102,13 +106,13 @@ def remedies(
 
 
 def prepared(
-    pipe, remedy: Remedy, class_word: str, texts: Sequence[str], all_layers: Sequence[str]
+    pipe, remedy: Remedy, class_word: str, texts: Sequence[str], all_layers: Sequence[str] = ()
 ) -> tuple[list[str], list[list[Edit]]]:
     """Sentences with the class word in the slot, and the edits that make the remedy of them.
 
     Args:
         texts: Each with a slot `{}`.
-        all_layers: Paths of the model's cross-attention layers.
+        all_layers: Paths of the model's cross-attention layers, for a remedy that names layers.
     """
     sentences = [text.replace("{}", class_word) for text in texts]
     slots = [encode(pipe, sentence).positions(class_word) for sentence in sentences]
@@ -127,3 +131,33 @@ def prepared(
             rest = tuple(path for path in all_layers if path not in remedy.layers)
             each.append(Inject(value, layers=rest))
     return sentences, edits
+
+
+def save(remedy: Remedy, placeholder_token: str, file: Path) -> Path:
+    """Write a remedy's row as a file that diffusers loads, and what else it is in the metadata.
+
+    Raises:
+        ValueError: it gives the token to some layers only, which no file says.
+    """
+    if remedy.layers is not None:
+        raise ValueError(f"{remedy.name!r} names layers of one model: it is not saved")
+    metadata = {"format": "pt", "remedy": remedy.name, "keys": remedy.keys, "other": remedy.other}
+    rows = {placeholder_token: remedy.row[None].detach().cpu().contiguous()}
+    write(file, safetensors.torch.save(rows, metadata=metadata))
+    return file
+
+
+def load(file: Path) -> Remedy:
+    """Read what `save` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = opened.metadata() or {}
+            (name,) = opened.keys()
+            row = opened.get_tensor(name)[0]
+        return Remedy(about["remedy"], row, about["keys"], about["other"])
+    except (SafetensorError, ValueError, KeyError):
+        raise ValueError(f"{file} holds no remedy: make one with `t2i-lens clinic`") from None

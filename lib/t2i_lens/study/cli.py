@@ -278,7 +278,7 @@ def clinic(
     output.mkdir(parents=True, exist_ok=True)
     better = visits.prescription(found, output)
     page = better.with_suffix(".html")
-    page.write_text(visits.page(found, source, profile), encoding="utf-8")
+    page.write_text(visits.page(found, source, profile, better), encoding="utf-8")
     for line in (*found.findings, visits.advice(found), str(page), str(better)):
         print(line)
 

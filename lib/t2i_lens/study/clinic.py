@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from matplotlib.figure import Figure
 
-from t2i_lens.base.files import write
 from t2i_lens.experiments import clinic
 from t2i_lens.experiments.prompt_sets import Prompt, load_prompts
 from t2i_lens.figures.curves import Curve, curves
@@ -20,6 +18,7 @@ from t2i_lens.inversion.embedding_table import Vocabulary, read_table
 from t2i_lens.inversion.embeddings import PROVENANCE
 from t2i_lens.inversion.published_files import LearnedToken, read_tokens
 from t2i_lens.inversion.training_plan import recipe
+from t2i_lens.methods import remedies
 from t2i_lens.methods.remedies import Remedy
 from t2i_lens.models.tokens import text_towers
 from t2i_lens.study.render import TEMPLATES
@@ -141,25 +140,25 @@ def advice(some: Visit) -> str:
 def prescription(some: Visit, folder: Path) -> Path:
     """Write the advised remedy as a file that diffusers loads, and return it.
 
-    The file holds the row. Where keys are locked as well, its metadata say to which word.
+    Where keys are locked as well, plain diffusers reads the row alone; `methods.remedies.load`
+    reads both.
     """
-    remedy = _remedy(some, some.best)
     stem = "".join(c if c.isalnum() else "_" for c in some.patient.name).strip("_") or "token"
-    file = folder / f"{stem}-better.safetensors"
-    metadata = {"format": "pt", "remedy": remedy.name}
-    if not remedy.is_embedding:
-        metadata |= {"keys": remedy.keys, "keys of": remedy.other}
-    tensors = {some.patient.name: remedy.row[None].contiguous()}
-    write(file, safetensors.torch.save(tensors, metadata=metadata))
-    return file
+    remedy = _remedy(some, some.best)
+    return remedies.save(remedy, some.patient.name, folder / f"{stem}-better.safetensors")
 
 
 def _remedy(some: Visit, name: str) -> Remedy:
     return next(remedy for remedy in some.drawn["remedies"] if remedy.name == name)
 
 
-def page(some: Visit, file: Path, profile: str) -> str:
-    """The visit as one self-contained HTML page."""
+def page(some: Visit, file: Path, profile: str, better: Path) -> str:
+    """The visit as one self-contained HTML page.
+
+    Args:
+        file: What was examined.
+        better: From `prescription`.
+    """
     rows = [
         {
             "name": name, "lost": f"{each['lost']:.2f}", "kept": f"{each['kept']:.2f}",
@@ -172,7 +171,8 @@ def page(some: Visit, file: Path, profile: str) -> str:
         class_word=some.patient.class_word, seeds=len(clinic.SEEDS),
         pictures=sum(int(np.prod(p.shape[:2])) for p in some.drawn["pictures"].values()),
         findings=some.findings, advice=advice(some), remedies=rows, front=_png(front(some)),
-        grid=_png(grid(some)), measures=measures(some),
+        grid=_png(grid(some)), measures=measures(some), better=Path(better).name,
+        embedding=_remedy(some, some.best).is_embedding,
     )  # fmt: skip
 
 
