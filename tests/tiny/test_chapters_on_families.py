@@ -214,6 +214,9 @@ CASES = {
     "perfusion_claims.equation_errors": lambda p: perfusion_claims.equation_errors(
         p, edit_of(p), np.random.default_rng(0)
     ),
+    "perfusion_claims.open_gates": lambda p: perfusion_claims.open_gates(
+        p, files_of(p, "one")[0], 0.65, 0.15
+    ),
     "remedy_claims.draw_shown": lambda p: {
         "pictures": remedy_claims.draw_shown(p, ["blue_cat"], {"blue_cat": rows(p)[0]}, 2)[
             "pictures"

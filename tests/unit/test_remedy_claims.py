@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from t2i_lens.experiments import clinic, remedies, remedy_claims
+from t2i_lens.experiments import (
+    clinic,
+    perfusion_claims,
+    remedies,
+    remedy_claims,
+    remedy_tables,
+)
+from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.stats.bootstrap import Estimate
 
 
@@ -66,3 +73,120 @@ def test_layers_are_chosen_by_what_they_lose_alone():
     chosen = remedies.layer_choice(alone)
     assert chosen["layers found"] == ["b"]
     assert not set(chosen["random layers"]) & set(chosen["layers found"])
+
+
+WAYS = (
+    *remedy_claims.TREATMENTS, *remedy_claims.TEACHING[:3], *remedy_claims.LIMITS,
+    "token", "class word", "key lock, other noun", "layers found", "random layers",
+    "token, fewer steps, other seed", remedy_claims.SHORT, "encoder output", "per-layer tokens",
+)  # fmt: skip
+TEXTS = [remedies.ALONE.text, "a {} and a key", "a {} and a man", "a key and a {}"]
+CONCEPTS = ["tiger", "rose", "koala", "pine"]
+
+
+@pytest.fixture
+def table():
+    """A picture of every way, setting, concept and sentence, all of them alike."""
+    arms = [(way, "") for way in WAYS]
+    arms += [("norm penalty", "rescaled")]
+    arms += [
+        (f"Perfusion, {variant}", setting[0])
+        for variant in remedies.EDITS
+        for setting in remedies.settings_of(variant)
+    ]
+    arms += [("Perfusion, standard", "global lock")]
+    arms += [("per-layer tokens", f"only {layer}") for layer in "abc"]
+    rows = [
+        (way, setting, concept, text, seed, 0 if text == TEXTS[0] else 2, 0, 0.8)
+        for way, setting in arms
+        for concept in CONCEPTS
+        for text in TEXTS
+        for seed in remedies.SEEDS
+    ]
+    rows += [
+        ("token in one layer", f"only {layer}", "fox", text, 0, 2, lost, 0.8)
+        for lost, layer in enumerate("abc")
+        for text in TEXTS[1:]
+    ]
+    names = ["way", "setting", "concept", "prompt", "seed", "asked", "lost", "likeness"]
+    return pd.DataFrame(rows, columns=names).assign(
+        found=1.0, variety=0.1, attention=0.1, outside=0.5, seconds=6.0
+    )
+
+
+def saved(table, claim):
+    points = remedy_claims.named(remedies.axes(table))
+    return remedy_claims.effects(points, table, seed=0)[claim]
+
+
+def lose(table, way, count, setting=""):
+    chosen = (table["way"] == way) & (table["setting"] == setting) & (table["asked"] > 0)
+    return table.assign(lost=table["lost"].mask(chosen, count))
+
+
+def test_objects_that_a_key_lock_brings_back_are_counted_and_no_others(table):
+    found = saved(lose(table, "token", 2), "X13")
+    assert (found["value"] == 2).all() and (found["control"] == 2).all()
+    found = saved(lose(lose(table, "token", 2), "key lock, other noun", 1), "X13")
+    assert (found["value"] == 2).all() and (found["control"] == 1).all()
+
+
+def test_a_concept_that_is_lost_with_its_layers_saves_nothing(table):
+    forgotten = (table["way"] == "layers found") & (table["concept"] == "rose")
+    table = table.assign(likeness=table["likeness"].mask(forgotten, 0.5))
+    assert saved(lose(table, "token", 2), "X23")["value"][:, 0].tolist() == [2, 0, 2, 2]
+
+
+def test_a_penalty_is_compared_with_the_plain_token_at_its_norm(table):
+    table = lose(lose(table, remedy_claims.USUAL, 2), "norm penalty", 1, "rescaled")
+    found = saved(table, "B25")
+    assert (found["value"] == 2).all() and (found["control"] == 1).all()
+
+
+def test_layers_of_per_layer_tokens_are_compared_with_those_of_other_concepts(table):
+    for lost, layer in enumerate("abc"):
+        table = lose(table, "per-layer tokens", lost, f"only {layer}")
+    assert saved(table, "X17")["value"] == pytest.approx(1)
+
+
+def test_every_claim_on_key_locked_edits_has_a_value_for_each_concept(table):
+    arms = ("edits, joint", "edits, one by one", "tokens", "class words")
+    pairs = pd.DataFrame(
+        [(arm, pair, float(arm != "class words"), 1.0) for arm in arms for pair in "xy"],
+        columns=["arm", "pair", "first", "second"],
+    )
+    table = lose(table, "Perfusion, trained keys", 1, f"β {remedies.BETAS[0]:g}, τ 0.15")
+    found = perfusion_claims.effects({"pictures": table, "pairs": pairs})
+    assert set(found) == {f"P{number:02}" for number in range(3, 13)}
+    assert (found["P04"]["value"] == 0).all() and (found["P04"]["control"] == -0.5).all()
+    assert (found["P11"]["value"] == 0).all() and (found["P11"]["control"] == -1).all()
+    assert found["P12"]["value"] == pytest.approx(0.1)
+    assert all(len(cells["value"]) == 4 for name, cells in found.items() if name != "P11")
+
+
+def test_tables_are_read_as_written_and_refused_when_damaged_or_of_other_weights(table, tmp_path):
+    remedy_tables.save({"pictures": table, "pairs": table}, {"tiger": b"x"}, "mark", tmp_path)
+    read = remedy_tables.load(tmp_path, "mark")
+    pd.testing.assert_frame_equal(read["pictures"], table)
+    with pytest.raises(ValueError, match="from other weights"):
+        remedy_tables.load(tmp_path, "another")
+    (tmp_path / "pairs.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match="are damaged"):
+        remedy_tables.load(tmp_path, "mark")
+
+
+def test_a_picture_that_is_drawn_otherwise_is_noticed(table):
+    again = table[table["way"] == "token"]
+    assert remedy_tables.compare(again, table)["likeness"] == 0
+    with pytest.raises(ValueError, match="lost differs by 1"):
+        remedy_tables.compare(again.assign(lost=again["lost"] + 1), table)
+    with pytest.raises(ValueError, match="are not in the table"):
+        remedy_tables.compare(again.assign(concept="unknown"), table)
+
+
+def test_held_out_concepts_are_objects_that_no_choice_was_made_on():
+    chosen = remedies.held_out(load_concepts())
+    assert len(chosen) == remedies.CONCEPTS >= 12
+    assert not any(c.hero or c.development or c.kind != "object" for c in chosen)
+    # All kinds of object, not the first dozen: coloured animals stand first.
+    assert chosen[-1].name == "chick"

@@ -73,6 +73,31 @@ def equation_errors(
     }
 
 
+def open_gates(pipe, files: Cells, beta: float, tau: float) -> pd.DataFrame:
+    """How far the gate opens at the concept's own token, and at the others.
+
+    Returns:
+        A row per concept and sentence of the sweep: `own`; `most other`, the largest over all other
+        tokens from BOS to EOS; `padding`, mean after EOS.
+    """
+    found = []
+    for name, content in files.items():
+        edit = concept_edits.from_bytes(content.tobytes())
+        for prompt in remedies.prompts():
+            sentence = prompt.text.replace("{}", edit.superclass)
+            row = encode(pipe, sentence)
+            (slot,) = row.positions(edit.superclass)
+            swap = Swap(Value("word", edit.embedding[0][0]), positions=(slot,))
+            states = text_states(pipe, [sentence], edits=[[swap]]).float().cpu()
+            ratio = equations.similarity(states, edit.target[None], edit.direction[None])[0]
+            gate = equations.gate(ratio, beta, tau)
+            others = torch.cat([gate[:slot], gate[slot + 1 : row.eos + 1]])
+            found.append({"concept": name, "prompt": prompt.text, "own": float(gate[slot]),
+                          "most other": float(others.max()),
+                          "padding": float(gate[row.eos + 1 :].mean())})  # fmt: skip
+    return pd.DataFrame(found)
+
+
 def contents(files: Sequence[Path], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Bytes of the concepts' files by name, in the order of the names."""
     found = {file.stem: np.frombuffer(file.read_bytes(), np.uint8) for file in files}
