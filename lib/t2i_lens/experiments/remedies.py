@@ -46,6 +46,7 @@ from t2i_lens.probes.heat_maps import heat_map
 from t2i_lens.probes.sampling import generate, text_states
 from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.toybox.likeness import likeness
+from t2i_lens.toybox.takeover import alike, concept_entry
 from t2i_lens.toybox.world.captions import caption
 from t2i_lens.toybox.world.placing import PICTURE
 from t2i_lens.toybox.world.scenes import sample_scene
@@ -476,8 +477,8 @@ def measure_pairs(
     """Two concepts in one picture: two edits, in both versions, two tokens, two class words.
 
     Returns:
-        A row per pair, arm and seed: `first`, `second`, whether each concept is found;
-        `first_class`, `second_class`, whether its class is.
+        A row per pair, arm and seed: `first`, `second`, whether each is found as the concept, see
+        `as_concept`; `first_found`, `second_found`, whether it or its class is.
     """
     concepts, found = _chosen(names), []
     for one, two in zip(concepts[::2], concepts[1::2], strict=False):
@@ -499,14 +500,29 @@ def measure_pairs(
                 swaps = pair_swaps(pipe, sentence, (one, two), placed)
                 with context:
                     drawn = generate(pipe, [sentence], list(range(4)), edits=[swaps], **SAMPLING)
-                nouns = np.asarray(judge.read(drawn[0]).nouns)
-                wanted = {"first": one.name, "second": two.name, "first_class": one.superclass,
-                          "second_class": two.superclass}  # fmt: skip
-                columns = [list(judge.nouns).index(noun) for noun in wanted.values()]
-                seen = pd.DataFrame((nouns[:, columns] >= FOUND).astype(float), columns=[*wanted])
+                reading = judge.read(drawn[0])
+                seen = pd.DataFrame(
+                    {
+                        "first": as_concept(judge, reading, one.name),
+                        "second": as_concept(judge, reading, two.name),
+                        "first_found": judge.present(reading, one.name),
+                        "second_found": judge.present(reading, two.name),
+                    }
+                )
                 about = {"pair": f"{one.name}, {two.name}", "prompt": text, "arm": arm}
-                found.append(seen.assign(**about, seed=range(len(seen))))
+                found.append(seen.astype(float).assign(**about, seed=range(len(seen))))
     return pd.concat(found, ignore_index=True)
+
+
+def as_concept(judge, reading, name: str) -> np.ndarray:
+    """Is each picture's object the concept and not only its class? bool [picture].
+
+    A composed concept has its colour; an object near to a noun is likelier itself than that noun.
+    """
+    colour = concept_entry(name).get("colour")
+    if colour is None:
+        return alike(judge, reading, name)
+    return judge.present(reading, name) & (np.array(judge.colour(reading, name)) == colour)
 
 
 def pair_swaps(pipe, sentence: str, pair: Sequence, placed) -> list[Edit]:

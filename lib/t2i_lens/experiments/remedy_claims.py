@@ -169,14 +169,15 @@ def patients(points: pd.DataFrame) -> dict[str, str]:
     """A dominant, a good and a failed token among the concepts, by the stored table.
 
     Returns:
-        Kind -> concept: "dominant" loses most beyond its class word, "failed" has the lowest
-        likeness of the others, "good" the highest coexistence of the rest.
+        Kind -> concept: "dominant" loses most beyond its class word, "failed" is least more like
+        the concept than its class word among the others, "good" has the highest coexistence of the
+        rest.
     """
     own = points[points["way"] == "token"].set_index("concept")
     word = points[points["way"] == "class word"].set_index("concept")
     dominant = (own["lost"] - word["lost"]).idxmax()
     rest = own.drop(dominant)
-    failed = rest["likeness"].idxmin()
+    failed = (rest["likeness"] - word["likeness"]).idxmin()
     good = rest.drop(failed)["together"].idxmax()
     return {"good": good, "dominant": dominant, "failed": failed}
 
