@@ -48,6 +48,11 @@ def test_a_token_that_no_remedy_improves_is_left_as_it_is():
     assert clinic.advised(found) == "token"
 
 
+def test_an_embedding_is_advised_before_a_key_lock_that_is_no_better():
+    found = {"token": outcome(0.5, 0.8), "rescaled": outcome(0.3, 0.75)}
+    assert clinic.advised(found | {"key lock, local": outcome(0.3, 0.8)}) == "rescaled"
+
+
 def pictures(ways):
     rows = []
     for way, (likeness, lost) in ways.items():

@@ -179,8 +179,10 @@ def outcomes(
 def advised(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The remedy that loses the fewest objects among those that keep the concept's likeness.
 
-    Returns:
-        "token" where none is better than the token as it is.
+    Among equals it is the first: the token as it is, then embeddings, then key locks.
+
+    Args:
+        found: From `outcomes`, in the order of `methods.remedies.remedies`.
     """
     own = found["token"]
     fit = [
@@ -188,10 +190,7 @@ def advised(found: Mapping[str, Mapping[str, Any]]) -> str:
         for name, each in found.items()
         if name != "class word" and each["likeness"] >= KEPT_LIKENESS * own["likeness"]
     ]
-    return min(
-        fit,
-        key=lambda name: (found[name]["lost"].value, name != "token", -found[name]["likeness"]),
-    )
+    return min(fit, key=lambda name: found[name]["lost"].value)
 
 
 def diagnosis(

@@ -157,7 +157,7 @@ def advised_on_half(table: pd.DataFrame) -> Cells:
         ]
         saved = []
         for here, there in (sides, sides[::-1]):
-            chosen = min(fit, key=lambda way, lost=here: (lost[way], way != "token"))
+            chosen = min(fit, key=lambda way, lost=here: lost[way])
             everyone = np.mean([there["token"] - there[way] for way in ways])
             saved.append((there["token"] - there[chosen], everyone))
         value.append(np.mean([each[0] for each in saved]))

@@ -130,7 +130,8 @@ def advice(some: Visit) -> str:
     if some.best == "token":
         return "Keep the token as it is: no remedy keeps the concept and loses fewer objects."
     saved = own["lost"].value - best["lost"].value
-    sure = "" if best["lost"].high < own["lost"].low else " The intervals overlap."
+    overlap = best["lost"].high >= own["lost"].low
+    sure = " The intervals overlap: draw more pictures to be sure." if overlap else ""
     return (
         f"Use the remedy “{some.best}”: {saved:.2f} fewer objects lost per picture, at "
         f"{100 * best['likeness'] / own['likeness']:.0f} % of the concept's likeness.{sure}"
@@ -201,7 +202,7 @@ def front(some: Visit) -> Figure:
     styles = {"token": "placeholder", "class word": "content", some.best: "law"}
     panels = {
         name: Curve(np.array([each["likeness"]]), np.array([each["kept"].value]),
-                    styles.get(name, i / len(some.found)), "o")
+                    styles.get(name, i / len(some.found)), "s")
         for i, (name, each) in enumerate(some.found.items())
     }  # fmt: skip
     return curves({"": panels}, "likeness of the concept", "share of objects kept", height=3.0)
