@@ -202,7 +202,7 @@ def front(some: Visit) -> Figure:
     styles = {"token": "placeholder", "class word": "content", some.best: "law"}
     panels = {
         name: Curve(np.array([each["likeness"]]), np.array([each["kept"].value]),
-                    styles.get(name, i / len(some.found)), "s")
+                    styles.get(name, i / len(some.found)), "o-")
         for i, (name, each) in enumerate(some.found.items())
     }  # fmt: skip
     return curves({"": panels}, "likeness of the concept", "share of objects kept", height=3.0)
