@@ -89,10 +89,15 @@ def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, d
     cut = remedies.axes(table[table["setting"] == "rescaled"]).set_index("concept")["lost"]
     lowest = kept[list(TEACHING[1:])].mean().idxmin()
     # The limit is chosen on every second concept, and told of on the others.
-    limit = lost[list(LIMITS)][::2].mean().idxmin()
-    saved = {way: lost["token"] - lost[way] for way in ("layers found", "random layers")}
-    for way in saved:  # nothing is saved where the concept is lost
-        saved[way] = saved[way].where(like[way] >= KEPT_LIKENESS * like["token"], 0.0)
+    means = like[::2].mean()
+    learned = [way for way in LIMITS if means[way] >= KEPT_LIKENESS * means[USUAL]]
+    limit = lost[learned][::2].mean().idxmin()
+
+    def saved(way: str, usual: str) -> pd.Series:
+        """Nothing is saved where the concept is lost."""
+        kept_likeness = like[way] >= KEPT_LIKENESS * like[usual]
+        return (lost[usual] - lost[way]).where(kept_likeness, 0.0)
+
     by_layer, alone = layer_effects(table)
     shuffled = np.random.default_rng(seed).permuted(np.tile(alone, (len(by_layer), 1)), axis=1)
     found = {
@@ -109,10 +114,10 @@ def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, d
             _correlations(by_layer, shuffled),
         ),
         "X18": (
-            lost[USUAL] - lost["encoder output"],
-            lost[USUAL] - lost["token, fewer steps, other seed"],
+            saved("encoder output", USUAL),
+            saved("token, fewer steps, other seed", USUAL),
         ),
-        "X23": (saved["layers found"], saved["random layers"]),
+        "X23": (saved("layers found", "token"), saved("random layers", "token")),
     }
     return {
         claim: {"value": _cells(value), "control": _cells(control)}
