@@ -184,3 +184,15 @@ def test_a_token_that_was_brought_is_measured_beside_those_trained(measured):
         if "scrapbook" in output.get("metadata", {})
     }
     assert glued["tokens"] == {"application/papermill.record/text/plain": str(len(CONCEPTS) + 1)}
+
+
+def test_the_clinic_writes_a_page_and_a_file_for_a_token_of_sd(user):
+    rows = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(1)) * 0.1
+    safetensors.torch.save_file({"<ill>": rows}, user.home / "ill.safetensors")
+    command = ("-m", "t2i_lens.study.cli", "clinic", "ill.safetensors", "--output", "visited")
+    said = user(*command, "--profile", PROFILE, "--class-word", "dog")
+    assert said.startswith("<ill> against 'dog': about")
+    page = (user.home / "visited" / "ill-better.html").read_text()
+    assert "Advice" in page and said.splitlines()[-3] in page
+    better = safetensors.torch.load_file(user.home / "visited" / "ill-better.safetensors")
+    assert better["<ill>"].shape == (1, WIDTH)

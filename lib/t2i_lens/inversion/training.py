@@ -86,7 +86,7 @@ def train(
     none = torch.full((len(runs),), torch.nan)
     records, losses = [(0, initial.cpu(), none, none[:, None].expand(initial.shape[:2]))], []
     squares = []
-    with _frozen(pipe, shared), tqdm(range(shared.steps), "inversion", disable=not progress) as bar:
+    with frozen(pipe, shared), tqdm(range(shared.steps), "inversion", disable=not progress) as bar:
         draws = [Draws(pipe, *run, scheduler.config.num_train_timesteps) for run in runs]
         for step in bar:
             drawn = [
@@ -219,7 +219,7 @@ def _losses(
 
 
 @contextmanager
-def _frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[None]:
+def frozen(pipe: StableDiffusionPipeline, config: InversionConfig) -> Iterator[None]:
     """Inside the block no weight has a gradient and no layer is in training mode.
 
     Fused attention's backward pass in bfloat16 is slow on a CPU, so attention is eager there;

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.study import book as pages
-from t2i_lens.study import claims, embeddings_cli, execute, laws_cli, survey_cli
+from t2i_lens.study import claims, embeddings_cli, execute, laws_cli, remedies_cli, survey_cli
 from t2i_lens.study import scoreboard as board
 from t2i_lens.study.parameters import check
 
@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(embeddings_cli.app, name="embeddings")
 app.command()(survey_cli.survey)
 app.command()(laws_cli.laws)
+app.command()(remedies_cli.remedies)
 
 
 @app.command()
@@ -247,6 +248,39 @@ def alignment(
         print(file)
     if subject.folder.is_relative_to(DATA):
         manifest.update()
+
+
+@app.command()
+def clinic(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="or an id sd-concepts-library/…")],
+    profile: Annotated[str, typer.Option(help="model that it was trained on")] = "toybox",
+    class_word: Annotated[str | None, typer.Option(help="ordinary word, one token")] = None,
+    name: Annotated[str | None, typer.Option(help="placeholder, in place of its own")] = None,
+    output: Annotated[Path, typer.Option(help="folder of the page and of the file")] = Path(),
+) -> None:
+    """Examine a TI embedding, compare remedies that need no retraining, and save the best.
+
+    Prints a time estimate first. Writes one page, and one file that diffusers loads.
+    """
+    from t2i_lens.experiments import clinic as examined
+    from t2i_lens.inversion.concept_library import locate
+    from t2i_lens.study import clinic as visits
+    from t2i_lens.study.subject import Subject
+
+    source = locate(file)
+    subject = Subject(profile)
+    patient, words = visits.admit(subject, source, class_word, name)
+    prompts = visits.prompts()
+    seconds = examined.cost(subject.pipe.get(), prompts)
+    print(f"{patient.name} against {patient.class_word!r}: about {max(1, seconds / 60):.0f} min",
+          flush=True)  # fmt: skip
+    found = visits.visit(subject, patient, words, prompts)
+    output.mkdir(parents=True, exist_ok=True)
+    better = visits.prescription(found, output)
+    page = better.with_suffix(".html")
+    page.write_text(visits.page(found, source, profile, better), encoding="utf-8")
+    for line in (*found.findings, visits.advice(found), str(page), str(better)):
+        print(line)
 
 
 @app.command("profiles")
