@@ -27,8 +27,9 @@ RANDOM_SETS = 3  # with the largest amount
 HELD_OUT = 6  # of the test words stand in no picture of the fine-tuning
 # Nouns that no sign of the world says, one token each: in the pictures, and in none of them.
 NEW_TAUGHT, NEW = ("bird", "hat", "clock"), ("lion", "key", "chair")
-FRAMES = 4  # sentences of each held-out word
-OTHERS = 12  # prompts without a sign
+TAUGHT = 6  # words of the fine-tuning pictures are drawn too
+FRAMES = 3  # sentences of each held-out word
+OTHERS = 8  # prompts without a sign
 SEEDS = (0, 1)
 SEED = 27  # of the pictures
 BEFORE = "before"
@@ -102,7 +103,7 @@ def asked(signs: Sequence[SignPrompt], others: Sequence[PairedPrompt]) -> list[A
     """
     taught, held_out = words(signs)
     frames = list(dict.fromkeys(sign.template for sign in signs))[:FRAMES]
-    prompts = [Asked("taught", SIMPLE.replace("{}", w), w) for w in taught]
+    prompts = [Asked("taught", SIMPLE.replace("{}", w), w) for w in taught[:TAUGHT]]
     prompts += [Asked("held out", f.replace("{}", w), w) for w in held_out for f in frames]
     for kind, some in (("new, taught", NEW_TAUGHT), ("new", NEW)):
         prompts += [Asked(kind, SIMPLE.replace("{}", word), word) for word in some]
@@ -168,23 +169,8 @@ def measure(
         without a sign the share of their objects that is found; `loss`, mean of the last tenth of
         the steps, nan without fine-tuning.
     """
-    pictures, losses = tuned_pictures(pipe, prompts, taught, way, seeds, training, **sampling)
-    shown = np.array(
-        [
-            _shown(judge, Asked(**f), of_prompt)
-            for f, of_prompt in zip(prompts, pictures, strict=True)
-        ]
-    )
-    rows = [
-        {
-            "way": way["name"], "amount": way["amount"], "prompt": number, "seed": seed,
-            "kind": fields["kind"], "text": fields["text"], "shown": shown[number, place],
-        }
-        for number, fields in enumerate(prompts)
-        for place, seed in enumerate(seeds)
-    ]  # fmt: skip
-    last = losses[-max(1, len(losses) // 10) :]
-    return pd.DataFrame(rows).assign(loss=float(last.mean()) if len(last) else np.nan)
+    drawn = tuned_pictures(pipe, prompts, taught, way, seeds, training, **sampling)
+    return read_pictures(judge, prompts, way, seeds, **drawn)
 
 
 def tuned_pictures(
@@ -195,13 +181,40 @@ def tuned_pictures(
     seeds: Sequence[int],
     training: Training,
     **sampling,
-) -> tuple[np.ndarray, torch.Tensor]:
-    """The pictures of `measure`, bytes [prompt, seed, 64, 64, 3], and the loss of each step."""
+) -> dict[str, np.ndarray]:
+    """The pictures of `measure`.
+
+    Returns:
+        `pictures`, bytes [prompt, seed, 64, 64, 3], and `losses`, one for each step.
+    """
     pictures, captions = sign_pictures([*taught, *NEW_TAUGHT], max(1, way["amount"]))
     latents = encoded(pipe, pictures)
     with adapted(pipe, way["layers"], latents, captions, training) as losses:
         drawn = generate(pipe, [fields["text"] for fields in prompts], list(seeds), **sampling)
-    return drawn, losses
+    return {"pictures": drawn, "losses": losses.numpy()}
+
+
+def read_pictures(
+    judge,
+    prompts: Sequence[dict],
+    way: dict,
+    seeds: Sequence[int],
+    pictures: np.ndarray,
+    losses: np.ndarray,
+) -> pd.DataFrame:
+    """What `measure` says about its pictures."""
+    asked = [Asked(**fields | {"nouns": tuple(fields["nouns"])}) for fields in prompts]
+    shown = [_shown(judge, prompt, own) for prompt, own in zip(asked, pictures, strict=True)]
+    rows = [
+        {
+            "way": way["name"], "amount": way["amount"], "prompt": number, "seed": seed,
+            "kind": prompt.kind, "text": prompt.text, "shown": shown[number][place],
+        }
+        for number, prompt in enumerate(asked)
+        for place, seed in enumerate(seeds)
+    ]  # fmt: skip
+    last = losses[-max(1, len(losses) // 10) :]
+    return pd.DataFrame(rows).assign(loss=float(last.mean()) if len(last) else np.nan)
 
 
 def _shown(judge, prompt: Asked, pictures: np.ndarray) -> np.ndarray:

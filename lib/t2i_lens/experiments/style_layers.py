@@ -21,9 +21,9 @@ from t2i_lens.methods.localisation import Setting, draw_settings, ordered
 BOARD, WORD, DRAWING = "board", "word", "drawing style"
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 FRAME = 'a {} sign that says "{}"'
-CHANGES = 3  # changes of colour for each validation word
-PAIRS = 16  # of boards and of words
-STYLES = 24  # nouns, half of them to choose the order of layers
+CHANGES = 2  # changes of colour for each validation word
+PAIRS = 12  # of boards and of words
+STYLES = 16  # nouns, half of them to choose the order of layers
 SEEDS = (0, 1)
 KEYS = ["kind", "layers", "pair", "seed"]
 HALF = 0.5  # of the change that all layers make

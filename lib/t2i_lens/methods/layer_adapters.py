@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 
 from t2i_lens.base.shapes import Latents, TextStates
 from t2i_lens.probes.sampling import require, text_states
-from t2i_lens.probes.unet_hooks import cross_attention_layers
+from t2i_lens.probes.unet_hooks import cross_attention_layers, unet_of
 
 NAME = "layers"
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -52,8 +52,12 @@ class Training:
 
 @torch.no_grad()
 def encoded(pipe, pictures: UInt8[Tensor, "picture height width 3"]) -> Latents:
-    """Latents of pictures, scaled as the U-Net expects them."""
-    scaled = pictures.permute(0, 3, 1, 2).float().div(127.5).sub(1).to(pipe.unet.dtype)
+    """Latents of pictures, scaled as the U-Net expects them.
+
+    Raises:
+        ValueError: the pipeline has no U-Net.
+    """
+    scaled = pictures.permute(0, 3, 1, 2).float().div(127.5).sub(1).to(unet_of(pipe).dtype)
     found = pipe.vae.encode(scaled)
     latents = found.latents if hasattr(found, "latents") else found.latent_dist.mean
     return latents * pipe.vae.config.scaling_factor
@@ -99,8 +103,13 @@ def adapted(
 
 
 def count(pipe, layers: Sequence[str], rank: int) -> int:
-    """Parameters that adapters of these layers have."""
-    projections = [pipe.unet.get_submodule(f"{p}.{name}") for p in layers for name in PROJECTIONS]
+    """Parameters that adapters of these layers have.
+
+    Raises:
+        ValueError: the pipeline has no U-Net.
+    """
+    unet = unet_of(pipe)
+    projections = [unet.get_submodule(f"{p}.{name}") for p in layers for name in PROJECTIONS]
     return rank * sum(part.in_features + part.out_features for part in projections)
 
 
