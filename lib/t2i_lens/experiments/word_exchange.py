@@ -19,7 +19,6 @@ from rapidfuzz.distance import Levenshtein
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.experiments.prompt_sets import SIMPLE, SignPrompt
-from t2i_lens.experiments.sign_editing import score
 from t2i_lens.experiments.sign_scenes import grounds, outside_signs
 from t2i_lens.judging.ocr import read_texts
 from t2i_lens.methods.localisation import Setting, draw_settings, random_sets
@@ -32,7 +31,7 @@ from t2i_lens.stats import sign_metrics
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
 SEEDS = (0, 1)
 PARTNERS = 4  # words that each word is exchanged for
-PAIRS_AT_SIZES = 12
+PAIRS_AT_SIZES = 8
 SIZES = ((96, 96), (64, 96), (96, 64))  # height, width, beside the model's own
 MOST_WORDS = 4  # in one text
 CROSS, OWN = (0.2, 0.8, 1.0), (0.0, 0.4, 0.8)  # shares of steps of Prompt-to-Prompt
@@ -40,6 +39,7 @@ LATER = 1  # step from which the target prompt is fed in one more way
 RANDOM_SETS = 2
 NONE, LOCALISED, EVERY = "no edit", "localised layers", "all layers"
 KEYS = ["way", "pair", "seed"]
+KEYS_OF_PAIRS = ("source", "target")
 READ_SEEDS = 1  # of the pictures that the OCR engine reads too
 
 
@@ -271,8 +271,8 @@ def table_of(
         `object`, that of the stated object, and `ground`, whether the ground has the stated colour,
         nan where none is stated; `background`, mean squared error outside the sign of the picture
         without an edit, `error` and `wrapped` (as published) over all pixels, in grey levels
-        squared, and `ssim`, all against the picture without an edit; of what the OCR engine reads,
-        `text`, `precision`, `recall` and `distance` as `sign_editing.score` has them for the new
+        squared, and `ssim`, all against the picture without an edit; where the OCR engine reads,
+        `text`, `precision` and `recall` of its letters, `word_f1` and `distance`, all for the new
         word, and `old_precision` and `old_recall` for the old one.
 
     Raises:
@@ -281,52 +281,68 @@ def table_of(
     names = [way["name"] for way in ways]
     if NONE not in names:
         raise ValueError(f"pictures are compared with those of the way {NONE!r}: draw it too")
-    source = pictures[names.index(NONE)]
     table = pd.DataFrame(
         [(name, pair, seed) for name in names for pair in range(len(pairs)) for seed in seeds],
         columns=KEYS,
     )
-    table["source"], table["target"] = (
-        [pairs[number][key] for number in table["pair"]] for key in ("source", "target")
-    )
-    reading = judge.read(pictures.reshape(-1, *pictures.shape[3:]))
-    of_row = [pairs[number] for number in table["pair"]]
-    rows = np.arange(len(table))
-    for word in ("old", "new"):
-        table[word] = reading.words[rows, [judge.words.index(pair[word]) for pair in of_row]]
-    objects = [judge.nouns.index(p["object"] or judge.nouns[0]) for p in of_row]
-    stated = np.array([p["object"] is not None for p in of_row])
-    table["object"] = np.where(stated, reading.nouns[rows, objects], np.nan)
-    seen = grounds(pictures).ravel()
-    table["ground"] = [
-        np.nan if p["ground"] is None else float(g == p["ground"])
-        for p, g in zip(of_row, seen, strict=True)
-    ]
-    keep = outside_signs(judge, source)
-    table["background"] = sign_metrics.true_error(source, pictures, keep).ravel()
-    table["error"] = sign_metrics.true_error(source, pictures).ravel()
-    table["wrapped"] = sign_metrics.wrapped_error(source, pictures).ravel()
-    pairs_of = zip(np.broadcast_to(source, pictures.shape).reshape(-1, *pictures.shape[3:]),
-                   pictures.reshape(-1, *pictures.shape[3:]), strict=True)  # fmt: skip
-    table["ssim"] = [sign_metrics.ssim(a, b) for a, b in pairs_of]
-    chosen = [names.index(name) for name in read]
-    if not chosen:
+    said = [pairs[number] for number in table["pair"]]
+    table["source"], table["target"] = ([pair[key] for pair in said] for key in KEYS_OF_PAIRS)
+    flat = pictures.reshape(-1, *pictures.shape[3:])
+    table = table.assign(**_judged(judge, flat, said))
+    table = table.assign(**_changes(judge, pictures[names.index(NONE)], pictures))
+    is_read = table["way"].isin(read) & table["seed"].isin(list(seeds)[:READ_SEEDS])
+    if not is_read.any():
         return table
-    return table.merge(_texts(pictures[chosen], source, pairs, read, seeds), how="left", on=KEYS)
+    chosen = np.flatnonzero(is_read)
+    texts = _texts(flat[chosen], [said[row] for row in chosen])
+    return table.join(pd.DataFrame(texts, index=table.index[chosen]))
 
 
-def _texts(pictures, source, pairs, names, seeds) -> pd.DataFrame:
-    some, old = pictures[:, :, :READ_SEEDS], [pair["old"] for pair in pairs]
-    found = score(source[:, :READ_SEEDS], some, names, [pair["new"] for pair in pairs])
-    found = found.rename(columns={"method": "way"})
-    found["seed"] = [seeds[number] for number in found["seed"]]
-    bags = [
-        sign_metrics.precision_recall(text, old[pair])
-        for text, pair in zip(found["text"], found["pair"], strict=True)
-    ]
-    found["old_precision"], found["old_recall"] = np.transpose(bags)
-    columns = ["text", "precision", "recall", "word_f1", "distance"]
-    return found[[*KEYS, *columns, "old_precision", "old_recall"]]
+def _judged(judge, pictures: np.ndarray, pairs: Sequence[dict]) -> dict[str, np.ndarray]:
+    reading, rows = judge.read(pictures), np.arange(len(pictures))
+    found = {
+        word: reading.words[rows, [judge.words.index(pair[word]) for pair in pairs]]
+        for word in ("old", "new")
+    }
+    columns = [judge.nouns.index(pair["object"] or judge.nouns[0]) for pair in pairs]
+    states = np.array([pair["object"] is not None for pair in pairs])
+    found["object"] = np.where(states, reading.nouns[rows, columns], np.nan)
+    colours = np.array([pair["ground"] or "" for pair in pairs])
+    found["ground"] = np.where(colours != "", grounds(pictures) == colours, np.nan)
+    return found
+
+
+def _changes(judge, source: np.ndarray, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    before = np.broadcast_to(source, pictures.shape).reshape(-1, *pictures.shape[3:])
+    after = pictures.reshape(before.shape)
+    keep = outside_signs(judge, source)
+    alike = [sign_metrics.ssim(a, b) for a, b in zip(before, after, strict=True)]
+    return {
+        "background": sign_metrics.true_error(source, pictures, keep).ravel(),
+        "error": sign_metrics.true_error(source, pictures).ravel(),
+        "wrapped": sign_metrics.wrapped_error(source, pictures).ravel(),
+        "ssim": np.array(alike),
+    }
+
+
+def _texts(pictures: np.ndarray, pairs: Sequence[dict]) -> list[dict]:
+    rows = []
+    for reading, pair in zip(read_texts(pictures), pairs, strict=True):
+        text = " ".join(reading.lines)
+        precision, recall = sign_metrics.precision_recall(text, pair["old"])
+        old = {"old_precision": precision, "old_recall": recall}
+        rows.append({"text": text} | _scores(text, pair["new"]) | old)
+    return rows
+
+
+def _scores(text: str, wanted: str) -> dict[str, float]:
+    precision, recall = sign_metrics.precision_recall(text, wanted)
+    return {
+        "precision": precision,
+        "recall": recall,
+        "word_f1": sign_metrics.word_f1(text, wanted),
+        "distance": float(Levenshtein.distance(text, wanted)),
+    }
 
 
 def read(
@@ -347,16 +363,13 @@ def read(
     rows = []
     for (way, pair, seed), reading in zip(np.ndindex(*pictures.shape[:3]), readings, strict=True):
         text, wanted = " ".join(reading.lines), pairs[pair]["new"]
-        precision, recall = sign_metrics.precision_recall(text, wanted)
         rows.append(
             {
                 "way": ways[way]["name"], "pair": pair, "seed": seeds[seed],
                 "height": pictures.shape[3], "width": pictures.shape[4],
                 "words": len(wanted.split()), "target": pairs[pair]["target"], "text": text,
-                "precision": precision, "recall": recall,
-                "word_f1": sign_metrics.word_f1(text, wanted),
-                "distance": float(Levenshtein.distance(text, wanted)),
                 "exact": float(set(wanted.split()) <= set(text.split())),
             }
+            | _scores(text, wanted)
         )  # fmt: skip
     return pd.DataFrame(rows)

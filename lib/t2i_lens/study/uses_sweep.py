@@ -27,9 +27,8 @@ EDITING, READ, UNWANTED = "editing.parquet", "other_sizes.parquet", "unwanted.pa
 TUNED, SINGLE, STYLE = "tuned.parquet", "single_layers.parquet", "style.parquet"
 TABLES = (EDITING, READ, UNWANTED, TUNED, SINGLE, STYLE)  # in the order in which they are made
 REMEDY = "run `t2i-lens uses`"
-TOGETHER = 8  # pairs in a part of the sweep
+TOGETHER = 2  # pairs in a part of the sweep
 OTHER_SEEDS = (2, 3)  # for a repetition
-READ_PAIRS = 8  # in every other size and number of words
 # The OCR engine costs as much as drawing: it reads some of the ways.
 READ_EDITING = (
     word_exchange.NONE, word_exchange.LOCALISED, word_exchange.EVERY, "P2P 0.8/0.4",
@@ -144,13 +143,13 @@ def _measured(pairs, ways, read) -> list[Part]:
 def _read(signs, layers: Layers) -> list[Part]:
     ways = [way for way in word_exchange.injections(layers.every, layers.localised)
             if way.name in (word_exchange.LOCALISED, word_exchange.EVERY)]  # fmt: skip
-    single = word_exchange.editing_pairs(signs)[:READ_PAIRS]
+    single = word_exchange.editing_pairs(signs)[: word_exchange.PAIRS_AT_SIZES]
     groups = {"as trained": (single, word_exchange.SEEDS, (64, 64))}
     groups["other latents"] = (single, OTHER_SEEDS, (64, 64))
     for height, width in word_exchange.SIZES:
         groups[f"{height} x {width}"] = (single, word_exchange.SEEDS, (height, width))
     for count in range(2, word_exchange.MOST_WORDS + 1):
-        longer = word_exchange.longer_pairs(signs, count)[:READ_PAIRS]
+        longer = word_exchange.longer_pairs(signs, count)
         groups[f"{count} words"] = (longer, word_exchange.SEEDS, (64, 64))
     parts = []
     for group, (pairs, seeds, (height, width)) in groups.items():
