@@ -31,6 +31,7 @@ from t2i_lens.experiments import (
     first_layer,
     growth,
     key_predictions,
+    layer_tuning,
     map_similarity,
     perfusion_claims,
     prompt_attention,
@@ -38,12 +39,19 @@ from t2i_lens.experiments import (
     rotation,
     sign_editing,
     token_alignment,
+    word_exchange,
 )
 from t2i_lens.experiments.arms import Arm, Design, draw
 from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.inversion import embedding_table, embeddings
 from t2i_lens.inversion.embeddings import Inversion, attach_rows
-from t2i_lens.methods import latent_optimisation, localisation
+from t2i_lens.methods import (
+    latent_optimisation,
+    layer_adapters,
+    localisation,
+    prompt_to_prompt,
+    safe_guidance,
+)
 from t2i_lens.methods.perfusion import concept_edits
 from t2i_lens.models.tokens import encode, text_towers, token_table
 from t2i_lens.probes.cross_attention import record
@@ -89,6 +97,11 @@ SHORTER = replace(
     plain="a cat and a blue chair",
 )  # fmt: skip
 SIGNS = [{"template": "a {} cat", "source": "red", "target": "blue"}]
+
+
+PAIR = word_exchange.Pair("a red toy", "a blue toy", "red", "blue")
+TAUGHT = layer_adapters.Training(steps=2, batch=2, rank=2)
+NOISE = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 
 
 def arm(word=WORD, **more):
@@ -166,6 +179,32 @@ def losses(pipe):
     return loss.target.numpy()
 
 
+def exchanged(pipe):
+    layers = tuple(localisation.layer_sizes(pipe)["path"])
+    ways = [
+        word_exchange.Way("no edit"), word_exchange.Way("all layers", layers),
+        word_exchange.Way("maps", maps=(0.5, 0.5)), word_exchange.Way("away", negative="a {}"),
+    ]  # fmt: skip
+    fields = map(word_exchange.fields_of, ([PAIR], ways))
+    drawn = word_exchange.draw(pipe, *fields, [0], **FEW)
+    assert all((drawn[0] != pictures).any() for pictures in drawn[1:])
+    return drawn
+
+
+def adapted(pipe):
+    latents = layer_adapters.encoded(pipe, torch.from_numpy(NOISE))
+    layers = localisation.layer_sizes(pipe)["path"].tolist()
+    with layer_adapters.adapted(pipe, layers, latents, SENTENCES[1:] * 2, TAUGHT):
+        return generate(pipe, SENTENCES[1:], [0], **FEW)
+
+
+def tuned(pipe):
+    layers = tuple(localisation.layer_sizes(pipe)["path"])
+    way, prompt = layer_tuning.Way("all", layers, 2), layer_tuning.Asked("others", SENTENCES[1])
+    (way,), prompts = map(layer_tuning.fields_of, ([way], [prompt]))
+    return layer_tuning.tuned_pictures(pipe, prompts, ["red"], way, [0], TAUGHT, **FEW)
+
+
 # By the function that a notebook calls.
 CASES = {
     "alignment.draw": lambda p: alignment.draw(
@@ -240,6 +279,12 @@ CASES = {
         p, SENTENCES, [0], [0, 1], **FEW
     ),
     "key_predictions.measure_shares": lambda p: key_predictions.measure_shares(p, DESIGN, **FEW),
+    "layer_adapters.adapted": adapted,
+    "layer_adapters.count": lambda p: [
+        layer_adapters.count(p, localisation.layer_sizes(p)["path"].tolist(), r) for r in (1, 2)
+    ],
+    "layer_adapters.encoded": lambda p: layer_adapters.encoded(p, torch.from_numpy(NOISE)).numpy(),
+    "layer_tuning.tuned_pictures": tuned,
     "localisation.draw_settings": injected,
     "localisation.layer_sizes": localisation.layer_sizes,
     "map_similarity.measure_maps": lambda p: map_similarity.measure_maps(p, PAIRS, [0], **FEW),
@@ -254,19 +299,33 @@ CASES = {
     "binding.read_pairs": lambda p: binding.read_pairs(p, PAIRS),
     "binding.read_untrained_pairs": lambda p: binding.read_untrained_pairs(p, PAIRS, 1),
     "binding.sink_outputs": lambda p: binding.sink_outputs(p, SENTENCES),
+    "prompt_to_prompt.draw_replaced": lambda p: prompt_to_prompt.draw_replaced(
+        p, [("a red toy", "a blue chair")], [prompt_to_prompt.Replacement()], [0], **FEW
+    ),
+    "safe_guidance.draw_safely": lambda p: safe_guidance.draw_safely(
+        p, SENTENCES[1:], ["a toy"], safe_guidance.CONFIGURATIONS["max"], [0], **FEW
+    ),
     "sign_editing.edits": lambda p: sign_editing.edits(p, SIGNS, [0, 1], [0, 1], **FEW),
+    "word_exchange.draw": exchanged,
 }
 # What a family cannot do is said in one line.
 DRAWING = [
     name for name in CASES
     if name.startswith(
-        ("dominance.", "key_predictions.", "latent_optimisation.", "localisation.", "sign_editing.")
+        (
+            "dominance.", "key_predictions.", "latent_optimisation.", "layer_adapters.",
+            "layer_tuning.", "localisation.", "prompt_to_prompt.", "safe_guidance.",
+            "sign_editing.", "word_exchange.",
+        )
     )
     or name.split(".")[1] in ("draw", "generate", "measure", "measure_maps", "record")
 ]  # fmt: skip
 REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name in DRAWING} | {
     ("factorial.draw_rows", "sdxl"): "which of SDXL's two text encoders",
     ("factorial.draw_rows", "sd3"): "StableDiffusion3Pipeline",
+    ("layer_adapters.adapted", "sdxl"): "StableDiffusionXLPipeline",
+    ("layer_tuning.tuned_pictures", "sdxl"): "StableDiffusionXLPipeline",
+    ("safe_guidance.draw_safely", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("embeddings.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",

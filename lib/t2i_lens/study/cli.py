@@ -283,6 +283,27 @@ def clinic(
         print(line)
 
 
+@app.command()
+def uses(
+    table: Annotated[str | None, typer.Option(help="beginning of its name; all by default")] = None,
+    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
+) -> None:
+    """Draw and read what the localised layers are used for: edits, unwanted words, fine-tuning.
+
+    Prints a time estimate first, and resumes after an interruption.
+    """
+    from t2i_lens.base.paths import BUILD
+    from t2i_lens.study import manifest, uses_sweep
+    from t2i_lens.study.store import Store
+    from t2i_lens.study.subject import Subject
+
+    subject = Subject(profile)
+    for file in uses_sweep.carry_out(Store(BUILD / "results"), subject, table):
+        print(file)
+    if subject.folder.is_relative_to(DATA):
+        manifest.update()
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
