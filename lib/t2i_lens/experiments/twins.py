@@ -96,7 +96,7 @@ def answers(judge: Judge, pictures: xr.DataArray, design: Design) -> pd.DataFram
         A row per picture with columns `concept`, `arm`, `prompt`, `seed`; `found`, whether the
         subject of the arm is there; `lost`, how many of the `asked` other objects are not.
 
-    Shown in: notebooks/30_twins.ipynb
+    Shown in: book/toybox.md
     """
     values = pictures.to_numpy()
     nouns = np.asarray(judge.read(values.reshape(-1, *values.shape[-3:])).nouns)
@@ -116,7 +116,7 @@ def _row(judge: Judge, arm: Arm, prompt: Prompt, chances: np.ndarray) -> dict:
     missed = [chances[judge.nouns.index(noun)] < FOUND for noun in prompt.context]
     return {
         "concept": arm.concept, "arm": arm.name, "prompt": prompt.text,
-        "found": bool(chances[judge.nouns.index(arm.subject)] >= FOUND),
+        "found": int(chances[judge.nouns.index(arm.subject)] >= FOUND),
         "lost": int(sum(missed)), "asked": len(prompt.context),
     }  # fmt: skip
 

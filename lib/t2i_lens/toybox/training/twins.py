@@ -7,7 +7,7 @@ states of an encoder without layers, in which no word knows of another.
 
 Twins are not shipped: `t2i-lens twins` trains them to `build/twins`.
 
-Shown in: notebooks/30_twins.ipynb
+Shown in: book/toybox.md
 """
 
 import json
@@ -89,7 +89,7 @@ def twin_pipeline(name: str, folder: Path = FOLDER) -> Lazy:
         ValueError: no such twin.
         FileNotFoundError: it is not trained.
 
-    Shown in: notebooks/30_twins.ipynb
+    Shown in: book/toybox.md
     """
     if name not in TWINS:
         raise ValueError(f"no twin {name!r}; there are: {', '.join(TWINS)}")
@@ -115,7 +115,7 @@ def train(name: str, folder: Path = FOLDER, tell: Callable[[str], None] = print)
     Returns: Its folder, with the pipeline, the loss curve and `twin.json`: settings, a hash of the
         weights, and seconds of the U-Net's training in this call.
 
-    Shown in: notebooks/30_twins.ipynb
+    Shown in: book/toybox.md
     """
     twin, place = TWINS[name], folder / name
     start = profiles.get("toybox")
