@@ -115,6 +115,14 @@ def test_an_unknown_twin_and_one_that_is_not_trained_are_refused(tmp_path):
         trainings.twin_pipeline("recall_careless", tmp_path)
 
 
+def test_a_folder_begun_with_other_settings_is_refused(tmp_path, monkeypatch):
+    start = {"start": trainings.profiles.fingerprint(trainings.profiles.get("toybox"))}
+    trainings._require_settings(tmp_path, trainings.shared_settings() | start)
+    monkeypatch.setattr(trainings, "SCENES", 7)
+    with pytest.raises(ValueError, match="other settings: move it away"):
+        trainings.train("recall_careless", tmp_path)
+
+
 def test_the_corners_cross_two_encoders_with_two_kinds_of_captions():
     pairs = [(twins.TWINS[name].encoder, twins.TWINS[name].care) for name in twins.CORNERS]
     assert pairs == [

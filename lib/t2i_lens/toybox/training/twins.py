@@ -21,12 +21,13 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i_lens.base.files import digest
+from t2i_lens.base.files import digest, write
 from t2i_lens.base.lazy import Lazy
 from t2i_lens.base.paths import BUILD
 from t2i_lens.models import profiles
+from t2i_lens.models.model_files import quiet
 from t2i_lens.toybox.nets import networks
-from t2i_lens.toybox.training import stages
+from t2i_lens.toybox.training import export, stages
 from t2i_lens.toybox.training.fit import Schedule, fast_precision
 from t2i_lens.toybox.training.shipped import shipped_weights
 from t2i_lens.toybox.world.captions import CARELESS, COMPLETE, Care, caption, careless
@@ -61,10 +62,15 @@ class Twin:
     @property
     def recipe(self) -> dict:
         """All settings of its training, besides the shipped weights it starts from."""
-        return asdict(self) | {
-            "steps": asdict(UNET), "encoder_steps": asdict(ENCODER), "recall": RECALL,
-            "scenes": [SCENES, SCENE_SEED],
-        }  # fmt: skip
+        return asdict(self) | shared_settings()
+
+
+def shared_settings() -> dict:
+    """Settings that all twins have in common."""
+    return {
+        "steps": asdict(UNET), "encoder_steps": asdict(ENCODER), "recall": RECALL,
+        "scenes": [SCENES, SCENE_SEED],
+    }  # fmt: skip
 
 
 TWINS = {
@@ -101,9 +107,10 @@ def twin_pipeline(name: str, folder: Path = FOLDER) -> Lazy:
 
 
 def _opened(folder: Path) -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder, safety_checker=None, requires_safety_checker=False, local_files_only=True
-    )
+    with quiet():
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, requires_safety_checker=False, local_files_only=True
+        )
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(profiles.best_device())
@@ -112,18 +119,19 @@ def _opened(folder: Path) -> StableDiffusionPipeline:
 def train(name: str, folder: Path = FOLDER, tell: Callable[[str], None] = print) -> Path:
     """Train a twin if it is not trained yet, going on where an earlier call stopped.
 
-    Returns: Its folder, with the pipeline, the loss curve and `twin.json`: settings, a hash of the
-        weights, and seconds of the U-Net's training in this call.
+    Returns: Its folder, with the pipeline, the loss curve and `twin.json`: a hash of the weights,
+        and seconds of the U-Net's training in this call.
+
+    Raises:
+        ValueError: what is in the folder was trained with other settings.
 
     Shown in: book/toybox.md
     """
     twin, place = TWINS[name], folder / name
     start = profiles.get("toybox")
-    recipe = twin.recipe | {"start": profiles.fingerprint(start)}
+    _require_settings(folder, shared_settings() | {"start": profiles.fingerprint(start)})
     if (place / DONE).exists():
-        if json.loads((place / DONE).read_text(encoding="utf-8"))["recipe"] == recipe:
-            return place
-        raise ValueError(f"{place} was trained with other settings: move it away")
+        return place
     device, shipped = torch.device(profiles.best_device()), profiles.load(start)
     words, vae = shipped.tokenizer, shipped.vae.float()
     tell(f"{name}: text encoder")
@@ -143,11 +151,22 @@ def train(name: str, folder: Path = FOLDER, tell: Callable[[str], None] = print)
         scheduler=shipped.scheduler, safety_checker=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.to("cpu").save_pretrained(place / PIPELINE)
+    export.forget_derived(place / PIPELINE / "vae")
     weights = [(place / PIPELINE / part).glob("*.safetensors") for part in ("text_encoder", "unet")]
     content = b"".join(file.read_bytes() for files in weights for file in sorted(files))
-    told = {"recipe": recipe, "weights": digest(content), "seconds": round(seconds)}
-    (place / DONE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    told = {"weights": digest(content), "seconds": round(seconds)}
+    write(place / DONE, (json.dumps(told, indent=1) + "\n").encode())
     return place
+
+
+def _require_settings(folder: Path, settings: dict) -> None:
+    """Write down what a folder is trained with, or refuse it where it was begun otherwise."""
+    file = folder / "settings.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write(file, (json.dumps(settings, indent=1) + "\n").encode())
+    if json.loads(file.read_text(encoding="utf-8")) != settings:
+        raise ValueError(f"{folder} was trained with other settings: move it away")
 
 
 def seconds_per_step(steps: int = 2) -> float:
