@@ -8,7 +8,7 @@ minus that share with the class word; another noun in its place shows what a cha
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import cycle
 
 import numpy as np
@@ -36,7 +36,7 @@ from t2i_lens.toybox.training.twins import TWINS
 PROMPT_SET, PROMPTS, ALONE = "hero", 5, Prompt("a photo of a {}", ())
 CONCEPTS, SEEDS = 12, (0, 1)
 SAMPLING = {"num_inference_steps": 12, "guidance_scale": 7.5}
-INVERSION = replace(recipe("toybox"), steps=400)  # of the recipe's 600, as many as in the selection
+INVERSION = recipe("toybox")
 TOKEN, CLASS_WORD, OTHER = "TI token", "class word", "another noun"
 OTHERS = "penguin guitar mushroom bell pig rocket hat cake boat".split()
 QUALITY_PROMPTS = 24  # of each kind
