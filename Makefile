@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment uses laws remedies record bench clean
+.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment uses laws twins remedies record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -76,6 +76,9 @@ laws: $(READY) ## train and draw the tokens that test the law of the norm; print
 
 remedies: $(READY) ## train and draw every way of teaching and every remedy; prints a time estimate first
 	@$(BIN)/t2i-lens remedies
+
+twins: $(READY) ## train twins of the toybox and what their tokens cost; prints a time estimate first
+	@$(BIN)/t2i-lens twins
 
 bench: $(READY) ## time sampling, textual inversion and recording; run nothing else at the same time
 	cd lib && ../$(BIN)/python -m benchmarks.bench

@@ -26,12 +26,9 @@ from t2i_lens.study.verdicts import (
 
 # How many claims each source makes, and how many questions are left open.
 FAMILIES = {"B": 25, "P": 12, "T": 15, "L": 15, "N": 6, "X": 27, "R": 15}
-# X24 and X25 are kept for the claims on what makes a model's tokens take over.
-RESERVED = {"X24", "X25"}
 IDS = [
     f"{letter}{number:02}" for letter, count in FAMILIES.items() for number in range(1, count + 1)
 ]
-IDS = [name for name in IDS if name not in RESERVED]
 CHAPTERS = {
     "01_hero": ["B01"],
     "02_norms": ["B06", "B07", "B08"],
@@ -98,7 +95,7 @@ def load_text(tmp_path, text):
 
 def test_every_claim_of_the_sources_and_every_open_question_is_listed_once():
     assert sorted(CLAIMS) == sorted(IDS)
-    assert len(IDS) == 113
+    assert len(IDS) == 115
 
 
 def test_open_questions_are_ours_and_all_other_claims_name_what_their_source_says():

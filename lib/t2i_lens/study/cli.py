@@ -304,6 +304,21 @@ def uses(
         manifest.update()
 
 
+@app.command()
+def twins() -> None:
+    """Train twins of the toybox, learn tokens in each, draw them, and store what is found.
+
+    Prints a time estimate first, and resumes after an interruption.
+    """
+    from t2i_lens.base.paths import BUILD
+    from t2i_lens.study import manifest, twins_sweep
+    from t2i_lens.study.store import Store
+
+    for file in twins_sweep.carry_out(Store(BUILD / "results")):
+        print(file)
+    manifest.update()
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
