@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment uses laws twins remedies record bench clean
+.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment patching uses laws twins remedies record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -70,6 +70,9 @@ alignment: $(READY) ## draw prompts with test-time optimisation and its baseline
 
 uses: $(READY) ## draw edits, unwanted words and fine-tuned layers; prints a time estimate first
 	@$(BIN)/t2i-lens uses
+
+patching: $(READY) ## draw pairs of prompts with patched and injected layers; prints a time estimate first
+	@$(BIN)/t2i-lens patching
 
 laws: $(READY) ## train and draw the tokens that test the law of the norm; prints a time estimate first
 	@$(BIN)/t2i-lens laws

@@ -49,6 +49,7 @@ from t2i_lens.methods import (
     latent_optimisation,
     layer_adapters,
     localisation,
+    patching,
     prompt_to_prompt,
     safe_guidance,
 )
@@ -57,6 +58,7 @@ from t2i_lens.models.tokens import encode, text_towers, token_table
 from t2i_lens.probes.cross_attention import record
 from t2i_lens.probes.edits import Inject, Scale, Value
 from t2i_lens.probes.labelled import label_text
+from t2i_lens.probes.patches import attention_sites, recorded_attention
 from t2i_lens.probes.sampling import generate, text_states
 from t2i_lens.probes.text_attention import read_prompts
 from t2i_lens.probes.unet_hooks import cross_attention_layers
@@ -68,6 +70,7 @@ TOYBOX = (
     "t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.",
     "t2i_lens.experiments.faithfulness.answers", "t2i_lens.experiments.perfusion_claims.draw_again",
     "t2i_lens.experiments.remedy_claims.draw_again",
+    "t2i_lens.experiments.patched_exchanges.",
 )  # fmt: skip
 WORD, VECTORS = "<t>", 2
 PROMPTS = [Prompt("a {} next to a man", ("man",)), Prompt("a red {} and a friend", ("friend",))]
@@ -205,6 +208,17 @@ def tuned(pipe):
     return layer_tuning.tuned_pictures(pipe, prompts, ["red"], way, [0], TAUGHT, **FEW)
 
 
+def drawn_rows(pipe):
+    texts = patching.encode_texts(pipe, ["a red toy"])
+    return patching.draw_rows(pipe, texts, ["a red toy"], [0], **FEW)
+
+
+def recorded_parts(pipe):
+    with recorded_attention(pipe, list(attention_sites(pipe))) as recording:
+        drawn_rows(pipe)
+    return {f"{path} {part}": steps[-1].numpy() for (path, part), steps in recording.steps.items()}
+
+
 # By the function that a notebook calls.
 CASES = {
     "alignment.draw": lambda p: alignment.draw(
@@ -222,6 +236,9 @@ CASES = {
     "destruction.measure": lambda p: destruction.measure(p, BrightnessJudge(), DESIGN, **FEW),
     "embeddings.with_tokens": with_token,
     "cross_attention.record": recorded,
+    "patches.recorded_attention": recorded_parts,
+    "patching.draw_rows": drawn_rows,
+    "patching.encode_texts": lambda p: patching.encode_texts(p, ["a toy"]).states["a toy"].numpy(),
     "text_attention.read_prompts": read,
     "sampling.text_states": lambda p: text_states(p, SENTENCES),
     "sampling.generate": lambda p: generate(p, SENTENCES, [0], **FEW),
@@ -326,6 +343,9 @@ REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name i
     ("layer_adapters.adapted", "sdxl"): "StableDiffusionXLPipeline",
     ("layer_tuning.tuned_pictures", "sdxl"): "StableDiffusionXLPipeline",
     ("safe_guidance.draw_safely", "sdxl"): "StableDiffusionXLPipeline",
+    ("patches.recorded_attention", "sdxl"): "StableDiffusionXLPipeline",
+    ("patching.draw_rows", "sdxl"): "StableDiffusionXLPipeline",
+    ("patching.encode_texts", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("embeddings.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",

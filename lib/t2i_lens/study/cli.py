@@ -319,6 +319,27 @@ def twins() -> None:
     manifest.update()
 
 
+@app.command()
+def patching(
+    share: Annotated[float, typer.Option(help="of the pairs of prompts", min=0.02, max=1)] = 1,
+    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
+) -> None:
+    """Draw pairs of prompts with patched and injected layers, and store what the pictures show.
+
+    Prints a time estimate first, and resumes after an interruption.
+    """
+    from t2i_lens.base.paths import BUILD
+    from t2i_lens.study import manifest, patching_sweep
+    from t2i_lens.study.store import Store
+    from t2i_lens.study.subject import Subject
+
+    subject = Subject(profile)
+    for file in patching_sweep.carry_out(Store(BUILD / "results"), subject, share):
+        print(file)
+    if subject.folder.is_relative_to(DATA):
+        manifest.update()
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,

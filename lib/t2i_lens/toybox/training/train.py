@@ -1,13 +1,14 @@
 """Train the toybox: `python -m t2i_lens.toybox.training.train --preset cpu`.
 
 Every stage resumes from its last checkpoint in `build/toybox/<preset>`; `--stage` selects one
-(repeatable, in order); `export` writes `data/models`.
+(repeatable, in order); `export` writes `data/models`. `--preset mm --from-shipped` trains the
+transformer of the toybox with joint attention on the shipped autoencoder and text encoder.
 
 Shown in: book/toybox.md
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +19,26 @@ from transformers import CLIPTokenizer
 
 from t2i_lens.base.paths import BUILD
 from t2i_lens.toybox import judge
+from t2i_lens.toybox.nets import joint as joint_networks
 from t2i_lens.toybox.nets import networks, tokenizer
 from t2i_lens.toybox.nets.pair import RecallingPair
-from t2i_lens.toybox.training import export, stages
+from t2i_lens.toybox.training import export, joint, joint_export, stages
 from t2i_lens.toybox.training.fit import Schedule, finished, group, together
 from t2i_lens.toybox.training.shipped import MODELS, shipped_weights
+
+
+class Stage(StrEnum):
+    """In the order in which they run."""
+
+    autoencoder = "autoencoder"
+    text_encoder = "text_encoder"
+    judge = "judge"
+    unet = "unet"
+    transformer = "transformer"
+    export = "export"
+
+
+FROZEN = (Stage.autoencoder, Stage.text_encoder, Stage.judge)
 
 
 @dataclass(frozen=True)
@@ -30,8 +46,10 @@ class Preset:
     """Schedules of all stages, and the dials.
 
     Attributes:
-        pool: Number of scenes encoded for the U-Net.
-        processes: That train the U-Net together, each with its share of batch and pool.
+        pool: Number of scenes encoded for the denoiser.
+        processes: That train the denoiser together, each with its share of batch and pool.
+        transformer: Of the preset with joint attention.
+        selected: Stages that run where `--stage` selects none.
     """
 
     autoencoder: Schedule
@@ -41,6 +59,8 @@ class Preset:
     pool: int
     processes: int = 1
     dials: stages.Dials = stages.Dials()
+    transformer: Schedule | None = None
+    selected: tuple[Stage, ...] = (*FROZEN, Stage.unet, Stage.export)
 
 
 CPU = Preset(
@@ -60,18 +80,13 @@ PRESETS = {
         unet=Schedule(60_000, 256, 1e-3, ema=0.9995),
         pool=400_000,
     ),
+    "mm": replace(
+        CPU,
+        transformer=Schedule(12_000, 64, 1.5e-3, decay=0.3, ema=0.998),
+        selected=(Stage.transformer, Stage.export),
+    ),
 }
 POOL_SEED = 3
-
-
-class Stage(StrEnum):
-    """In the order in which they run."""
-
-    autoencoder = "autoencoder"
-    text_encoder = "text_encoder"
-    judge = "judge"
-    unet = "unet"
-    export = "export"
 
 
 def frozen_as_shipped(folder: Path, preset: Preset, trained: list[Stage]) -> None:
@@ -136,13 +151,29 @@ def train_unet(folder: Path, preset: Preset, initial: dict | None) -> None:
     stages.train_unet(folder, pool, empty, preset.unet, share, device, preset.dials, initial)
 
 
+def train_transformer(folder: Path, preset: Preset) -> None:
+    """One process's part in training the transformer, on the U-Net's scenes."""
+    words, device = tokenizer_of(folder), best_device()
+    rank, processes = group()
+    latents = unet_pool(folder, preset, words, device)["latents"]
+    file = folder / f"texts_{rank}_of_{processes}.pt"
+    if not file.exists():
+        pair = stages.train_text_encoder(folder, words, preset.text_encoder, device, preset.dials)
+        encoder = joint_networks.projected_encoder(pair)
+        share = range(rank, preset.pool, processes)
+        torch.save(joint.text_pool(share, POOL_SEED, encoder, words, preset.dials.care), file)
+    texts = torch.load(file, weights_only=True, mmap=True)
+    batch = preset.transformer.batch // preset.processes
+    joint.train_transformer(folder, latents, texts, preset.transformer, batch, device)
+
+
 def best_device() -> torch.device:
     """A GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="cpu or gpu")] = "cpu",
+    preset: Annotated[str, typer.Option(help="cpu, gpu, or mm (joint attention)")] = "cpu",
     stage: Annotated[list[Stage] | None, typer.Option(help="only these stages")] = None,
     from_shipped: Annotated[
         bool, typer.Option(help="start from what is shipped; stages not selected stay as they are")
@@ -152,14 +183,14 @@ def main(
     if preset not in PRESETS:
         raise SystemExit(f"unknown preset '{preset}'; use one of: {', '.join(PRESETS)}")
     chosen, folder, device = PRESETS[preset], BUILD / "toybox" / preset, best_device()
-    selected = stage or list(Stage)
+    selected = stage or list(chosen.selected)
     if from_shipped:
         frozen_as_shipped(folder, chosen, selected)
     words = tokenizer_of(folder)
     for step in selected:
         print(f"stage {step} on {device}", flush=True)
         initial = None
-        if from_shipped and step is not Stage.export:
+        if from_shipped and step in (*FROZEN, Stage.unet):
             meanings = {Stage.text_encoder: words, Stage.judge: judge.labels()}
             initial = shipped_weights(step, meanings.get(step))
         if step is Stage.autoencoder:
@@ -171,6 +202,10 @@ def main(
             judge.train(folder, chosen.judge, device, initial)
         elif step is Stage.unet:
             together(chosen.processes, train_unet, folder, chosen, initial)
+        elif step is Stage.transformer:
+            together(chosen.processes, train_transformer, folder, chosen)
+        elif chosen.transformer is not None:
+            joint_export.export(folder, chosen, words, device)
         else:
             export.export(folder, chosen, words, device)
 
