@@ -1,6 +1,6 @@
 """Numbers behind the claims on key-locked rank-one editing, from the stored table of pictures.
 
-Shown in: notebooks/22_perfusion.ipynb
+Shown in: notebooks/drafts/22_perfusion.ipynb
 """
 
 from collections.abc import Mapping, Sequence

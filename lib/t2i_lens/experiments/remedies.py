@@ -4,7 +4,7 @@ The command `t2i-lens remedies` trains and draws everything once, prints a time 
 resumes after an interruption. It writes a table with a row per picture, and the key-locked edits of
 the standard setting; chapters replay the table and draw a sample anew.
 
-Shown in: notebooks/22_perfusion.ipynb, notebooks/23_remedies.ipynb
+Shown in: notebooks/drafts/22_perfusion.ipynb, notebooks/23_remedies.ipynb
 """
 
 import time
