@@ -3,6 +3,7 @@
 Shown in: book/toybox.md
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,18 @@ def export(folder: Path, preset, words: CLIPTokenizer, device: torch.device) -> 
         part.half()
     pipe.save_pretrained(TOYBOX_MM, safe_serialization=True)
     forget_derived(TOYBOX_MM / "vae")
+    for encoder in ("text_encoder", "text_encoder_2"):
+        _computed_in_fp32(TOYBOX_MM / encoder / "config.json")
     for tokenizer in ("tokenizer", "tokenizer_2"):
         for name in ("vocab.json", "merges.txt"):  # CLIP's own format
             shutil.copyfile(folder / "tokenizer" / name, TOYBOX_MM / tokenizer / name)
     shutil.copyfile(folder / "transformer.csv", TOYBOX_MM / "transformer.csv")
+
+
+def _computed_in_fp32(file: Path) -> None:
+    """State float32 in a configuration, as diffusers' parts are loaded in it by default.
+
+    transformers would load a text encoder in the dtype of its configuration, half precision here.
+    """
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
