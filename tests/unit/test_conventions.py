@@ -20,7 +20,7 @@ FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 LONGEST_CELL = 20  # lines, imports apart
 # Chapters that open the model in a live cell.
 MECHANISMS = ("04", "06", "07", "08", "10", "11", "12", "13", "15", "16", "17", "18", "19", "20",
-             "26", "27", "28", "29")  # fmt: skip
+             "28")  # fmt: skip
 IMPORTS = ("import ", "from ")
 
 
