@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment laws record bench clean
+.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment mediation laws record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -67,6 +67,9 @@ doses: $(READY) ## draw every learned token at several steps of its training; pr
 
 alignment: $(READY) ## draw prompts with test-time optimisation and its baselines; prints a time estimate first
 	@$(BIN)/t2i-lens alignment
+
+mediation: $(READY) ## exchange a token for its class word along one path at a time; prints a time estimate first
+	@$(BIN)/t2i-lens mediation
 
 laws: $(READY) ## train and draw the tokens that test the law of the norm; prints a time estimate first
 	@$(BIN)/t2i-lens laws
