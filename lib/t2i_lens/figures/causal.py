@@ -48,11 +48,11 @@ def causal_drawing(
         (x, y), (to_x, to_y) = boxes[arrow.start], boxes[arrow.end]
         value = 0.0 if arrow.share is None else arrow.share.value
         width = THINNEST + (THICKEST - THINNEST) * min(max(value, 0.0), 1.0)
+        style = f"simple,tail_width={width},head_width={width + 6},head_length=8"
         axis.add_patch(
             FancyArrowPatch(
-                (x, y), (to_x, to_y), connectionstyle=f"arc3,rad={arrow.bend}",
-                arrowstyle="-|>", mutation_scale=6 + 1.5 * width, linewidth=width,
-                color=colour(arrow.role), alpha=0.45, zorder=1,
+                (x, y), (to_x, to_y), connectionstyle=f"arc3,rad={arrow.bend}", arrowstyle=style,
+                color=colour(arrow.role), alpha=0.5, linewidth=0, zorder=1,
                 patchA=drawn[arrow.start].get_bbox_patch(),
                 patchB=drawn[arrow.end].get_bbox_patch(),
             )
