@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make book` and `make test` set up .venv themselves.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment patching uses laws twins remedies record bench clean
+.PHONY: help env lint test smoke offline book sweep quality inversions doses alignment mediation patching uses laws twins remedies record bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -73,6 +73,9 @@ uses: $(READY) ## draw edits, unwanted words and fine-tuned layers; prints a tim
 
 patching: $(READY) ## draw pairs of prompts with patched and injected layers; prints a time estimate first
 	@$(BIN)/t2i-lens patching
+
+mediation: $(READY) ## exchange a token for its class word along one path at a time; prints a time estimate first
+	@$(BIN)/t2i-lens mediation
 
 laws: $(READY) ## train and draw the tokens that test the law of the norm; prints a time estimate first
 	@$(BIN)/t2i-lens laws

@@ -33,6 +33,7 @@ from t2i_lens.experiments import (
     key_predictions,
     layer_tuning,
     map_similarity,
+    mediation,
     perfusion_claims,
     prompt_attention,
     remedy_claims,
@@ -99,6 +100,10 @@ SHORTER = replace(
     ALIGNED, number=1, text="a toy and a blue chair", bound=(("blue", "chair"),),
     plain="a cat and a blue chair",
 )  # fmt: skip
+EXCHANGED = mediation.Sentence("toy", "a {} next to a man", ("man",), ("red", "toy", "chair"))
+EXCHANGE = mediation.Exchange(
+    mediation.TOKEN, mediation.CLASS_WORD, "paths", "values", into=("value",)
+)
 SIGNS = [{"template": "a {} cat", "source": "red", "target": "blue"}]
 
 
@@ -305,6 +310,7 @@ CASES = {
     "localisation.draw_settings": injected,
     "localisation.layer_sizes": localisation.layer_sizes,
     "map_similarity.measure_maps": lambda p: map_similarity.measure_maps(p, PAIRS, [0], **FEW),
+    "mediation.draw": lambda p: mediation.draw(p, [EXCHANGED], EXCHANGE, [0], **FEW),
     "prompt_attention.read_patterns": lambda p: prompt_attention.read_patterns(p, SENTENCES),
     "prompt_attention.read_untrained_patterns": lambda p: prompt_attention.read_untrained_patterns(
         p, SENTENCES, 1
@@ -346,6 +352,7 @@ REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name i
     ("patches.recorded_attention", "sdxl"): "StableDiffusionXLPipeline",
     ("patching.draw_rows", "sdxl"): "StableDiffusionXLPipeline",
     ("patching.encode_texts", "sdxl"): "StableDiffusionXLPipeline",
+    ("mediation.draw", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("embeddings.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from t2i_lens.figures import groups, heat_maps, histograms, intervals, pictures, style
+from t2i_lens.figures import causal, groups, heat_maps, histograms, intervals, pictures, style
 from t2i_lens.figures.curves import Curve, curves, equality, spread
 from t2i_lens.figures.heat_maps import Grid
 from t2i_lens.stats.bootstrap import Estimate
@@ -18,6 +18,12 @@ ESTIMATE = Estimate(0.5, 0.3, 0.8, 12)
 
 def rng():
     return np.random.default_rng(0)
+
+
+def causal_drawing():
+    boxes = {"token": (0.1, 0.5), "state": (0.5, 0.5), "lost": (0.9, 0.5)}
+    arrows = [causal.Arrow("token", "state", None), causal.Arrow("state", "lost", ESTIMATE, 0.2)]
+    return causal.causal_drawing(boxes, arrows)
 
 
 def picture_grid():
@@ -147,6 +153,7 @@ def stacked_shares():
 
 
 DRAWN = [
+    causal_drawing,
     picture_grid,
     token_maps,
     compared_arms,

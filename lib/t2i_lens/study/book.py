@@ -111,6 +111,7 @@ def _stage(jobs: list[Job]) -> None:
     from t2i_lens.study.answers import answer
     from t2i_lens.study.board_page import Chapter, picture, scoreboard_page
     from t2i_lens.study.chapter_pages import arranged
+    from t2i_lens.study.explanations import known_parts
     from t2i_lens.study.pages import capture_page, front_parts, profiles_page, scale_page
     from t2i_lens.study.published_numbers import published_page
 
@@ -132,6 +133,8 @@ def _stage(jobs: list[Job]) -> None:
     here = {name: Chapter(a.title, by_part.get(name, "")) for name, a in answers.items()}
     _update(SOURCE / "scoreboard.md", scoreboard_page(claims, every, here))
     for name, page in front_parts(answers, by_part, picture(claims, every, here)).items():
+        _update(SOURCE / "generated" / name, page)
+    for name, page in known_parts(claims, every).items():
         _update(SOURCE / "generated" / name, page)
     _update(SOURCE / "published_numbers.md", published_page(claims, every))
     _update(SOURCE / "profiles.md", profiles_page({job.notebook.stem for job in jobs}))

@@ -340,6 +340,28 @@ def patching(
         manifest.update()
 
 
+@app.command()
+def mediation(
+    first: Annotated[int, typer.Option(help="only so many exchanges", min=1)] = 1000,
+    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
+) -> None:
+    """Exchange a learned token for its class word along one path at a time, and store what is lost.
+
+    Prints a time estimate first, and resumes after an interruption.
+    """
+    from t2i_lens.base.paths import BUILD
+    from t2i_lens.experiments.mediation import exchanges
+    from t2i_lens.study import manifest, mediation_sweep
+    from t2i_lens.study.store import Store
+    from t2i_lens.study.subject import Subject
+
+    subject = Subject(profile)
+    store = Store(BUILD / "results")
+    print(mediation_sweep.carry_out(store, subject, exchanges()[:first]))
+    if subject.folder.is_relative_to(DATA):
+        manifest.update()
+
+
 @app.command("profiles")
 def list_profiles(
     chapters: Annotated[bool, typer.Option("--chapters", help="chapters on profiles")] = False,
