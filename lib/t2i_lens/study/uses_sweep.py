@@ -60,7 +60,7 @@ class Part:
     measure: Callable[..., pd.DataFrame]
     subjects: tuple[str, ...]
     arguments: dict[str, Any]
-    pictures: float
+    pictures: int | float
     constants: dict[str, Any] = field(default_factory=dict)
 
 
