@@ -101,7 +101,9 @@ def set_distances(
             placed = torch.tensor(row)
             if random:
                 placed = start + (placed - start).norm() * direction
-            edits = [[Swap(Value("row", placed), r.positions(words[concept]))] for r in read]
+            edits = [
+                [Swap(Value("row", placed), positions=r.positions(words[concept]))] for r in read
+            ]
             states = _pooled(text_states(pipe, said, edits=edits), read)
             inter = (states - usual).norm(dim=-1).mean()
             count = len(said)

@@ -12,6 +12,7 @@ import torch
 
 from t2i_lens.experiments import remedies
 from t2i_lens.experiments.remedies import BETAS, EDIT_STEPS, STEPS, TAU
+from t2i_lens.experiments.remedy_claims import per_concept
 from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.methods.perfusion import concept_edits, equations
 from t2i_lens.models.tokens import encode
@@ -271,7 +272,7 @@ def effects(tables: Mapping[str, pd.DataFrame]) -> dict[str, Cells]:
                 minutes["direction only"].to_numpy() * EDIT_STEPS / STEPS),
     }  # fmt: skip
     return {
-        claim: {"value": _cells(value), "control": _cells(control)}
+        claim: {"value": per_concept(value), "control": per_concept(control)}
         for claim, (value, control) in found.items()
     }
 
@@ -289,10 +290,6 @@ def _complete(value: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.nd
     """Without concepts that have no value somewhere."""
     there = np.isfinite(value) & np.isfinite(control)
     return value[there], control[there]
-
-
-def _cells(values: np.ndarray) -> np.ndarray:
-    return np.repeat(np.asarray(values, float)[:, None], 2, axis=1)
 
 
 def _column(series: pd.Series) -> np.ndarray:

@@ -62,7 +62,7 @@ def interval(points: pd.DataFrame, way: str, column: str):
     """Mean of a remedy over concepts, with its interval."""
     from t2i_lens.stats.bootstrap import crossed_bootstrap
 
-    return crossed_bootstrap(_cells(_wide(points, column)[way]))
+    return crossed_bootstrap(per_concept(_wide(points, column)[way]))
 
 
 def pareto(axes: pd.DataFrame) -> list[str]:
@@ -120,7 +120,7 @@ def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, d
         "X23": (saved("layers found", "token"), saved("random layers", "token")),
     }
     return {
-        claim: {"value": _cells(value), "control": _cells(control)}
+        claim: {"value": per_concept(value), "control": per_concept(control)}
         for claim, (value, control) in found.items()
     }
 
@@ -167,7 +167,7 @@ def advised_on_half(table: pd.DataFrame) -> Cells:
             saved.append((there["token"] - there[chosen], everyone))
         value.append(np.mean([each[0] for each in saved]))
         control.append(np.mean([each[1] for each in saved]))
-    return {"value": _cells(np.array(value)), "control": _cells(np.array(control))}
+    return {"value": per_concept(np.array(value)), "control": per_concept(np.array(control))}
 
 
 def patients(points: pd.DataFrame) -> dict[str, str]:
@@ -264,9 +264,13 @@ def _wide(points: pd.DataFrame, column: str) -> pd.DataFrame:
     return points.pivot_table(index="concept", columns="way", values=column, sort=False)
 
 
-def _cells(values: np.ndarray) -> np.ndarray:
-    """Repeated along a second axis, so that concepts alone are resampled."""
-    return np.repeat(np.asarray(values, float)[:, None], 2, axis=1)
+def per_concept(values: np.ndarray) -> np.ndarray:
+    """Repeated along a second axis as often as there are concepts, [concept, same].
+
+    A crossed bootstrap then resamples concepts alone, and counts them.
+    """
+    values = np.asarray(values, float)
+    return np.repeat(values[:, None], max(2, len(values)), axis=1)
 
 
 def _correlations(one: np.ndarray, two: np.ndarray) -> np.ndarray:
