@@ -129,3 +129,10 @@ def test_a_part_that_is_not_there_is_refused_in_one_line(shared_pipe):
     ):
         pass
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_words_of_different_lengths_are_refused_in_one_line(shared_pipe):
+    longer = Sentence("toy", "a {} next to a man", ("man",), ("red", "zebra", "chair"))
+    with pytest.raises(ValueError, match="different numbers of tokens") as error:
+        mediation.draw(shared_pipe, [longer], WHOLE, [0], **QUICK)
+    assert len(str(error.value).splitlines()) == 1

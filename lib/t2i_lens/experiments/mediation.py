@@ -207,9 +207,20 @@ def draw(
     require(
         pipe, StableDiffusionPipeline, "mediation exchanges keys and values of Stable Diffusion"
     )
+    _require_equal_lengths(pipe, sentences, exchange)
     texts = [sentence.text(exchange.base) for sentence in sentences]
     edits = edits_of(pipe, sentences, exchange, sampling["num_inference_steps"])
     return generate(pipe, texts, list(seeds), edits=edits, **sampling)
+
+
+def _require_equal_lengths(pipe, sentences: Sequence[Sentence], exchange: Exchange) -> None:
+    names = [word for word in (exchange.base, exchange.donor) if word not in ("", UNRELATED)]
+    for sentence in sentences:
+        if len({encode(pipe, sentence.text(name)).eos for name in names}) > 1:
+            words = " and ".join(repr(sentence.word(name)) for name in names)
+            raise ValueError(
+                f"{words} have different numbers of tokens: exchange equally long words"
+            )
 
 
 def edits_of(
