@@ -32,7 +32,6 @@ from t2i_lens.experiments import (
     growth,
     key_predictions,
     map_similarity,
-    perfusion_claims,
     prompt_attention,
     remedy_claims,
     rotation,
@@ -44,21 +43,19 @@ from t2i_lens.experiments.prompt_sets import Prompt
 from t2i_lens.inversion import embedding_table, embeddings
 from t2i_lens.inversion.embeddings import Inversion, attach_rows
 from t2i_lens.methods import latent_optimisation, localisation
-from t2i_lens.methods.perfusion import concept_edits
 from t2i_lens.models.tokens import encode, text_towers, token_table
 from t2i_lens.probes.cross_attention import record
 from t2i_lens.probes.edits import Inject, Scale, Value
 from t2i_lens.probes.labelled import label_text
 from t2i_lens.probes.sampling import generate, text_states
 from t2i_lens.probes.text_attention import read_prompts
-from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.study.execute import NOTEBOOKS
 
 LIBRARY = ROOT / "lib"
 # Made for the toybox's pipeline alone, or read with its judge and picture tower.
 TOYBOX = (
     "t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.",
-    "t2i_lens.experiments.faithfulness.answers", "t2i_lens.experiments.perfusion_claims.draw_again",
+    "t2i_lens.experiments.faithfulness.answers",
     "t2i_lens.experiments.remedy_claims.draw_again",
 )  # fmt: skip
 WORD, VECTORS = "<t>", 2
@@ -137,30 +134,6 @@ def moved(pipe):
     return pictures
 
 
-def edit_of(pipe):
-    torch.manual_seed(3)
-    layers = cross_attention_layers(pipe.unet)
-    outputs = {path: torch.randn(layer.to_k.out_features) for path, layer in layers.items()}
-    target = torch.randn(next(iter(layers.values())).to_k.in_features)
-    towers = [e.get_input_embeddings().embedding_dim for _, e in text_towers(pipe)]
-    words = tuple(torch.randn(1, width) for width in towers)
-    return concept_edits.ConceptEdit("<e>", "toy", words, target, target, outputs, outputs)
-
-
-def edited(pipe):
-    with concept_edits.applied(pipe, [edit_of(pipe)]):
-        return generate(pipe, SENTENCES, [0], **FEW)
-
-
-def files_of(pipe, *names):
-    content = np.frombuffer(concept_edits.to_bytes(edit_of(pipe)), np.uint8)
-    return dict.fromkeys(names, content), {name: rows(pipe)[0] for name in names}
-
-
-def shown(pipe, draw_them):
-    return {"pictures": draw_them(pipe, *files_of(pipe, "one", "two"), 2)["pictures"]}
-
-
 def losses(pipe):
     (loss,) = alignment.losses_of(pipe, [ALIGNED], alignment.Method("code", "code"))
     return loss.target.numpy()
@@ -201,21 +174,11 @@ CASES = {
     "dominance.trace_norms": lambda p: dominance.trace_norms(
         p, ARMS[:1], PROMPTS[0].text, [0], **FEW
     ),
-    "concept_edits.applied": edited,
     "context_drift.context_cosines": lambda p: context_drift.context_cosines(
         p, {"one": rows(p)[0]}, {"one": "toy"}, {"one": "cat"}, PROMPTS
     ),
     "context_drift.set_distances": lambda p: context_drift.set_distances(
         p, {"one": dict(enumerate(rows(p)))}, {"one": "toy"}, [prompt.text for prompt in PROMPTS]
-    ),
-    "perfusion_claims.draw_maps": lambda p: perfusion_claims.draw_maps(p, *files_of(p, "one"), 2),
-    "perfusion_claims.draw_shown": lambda p: shown(p, perfusion_claims.draw_shown),
-    "perfusion_claims.draw_together": lambda p: shown(p, perfusion_claims.draw_together),
-    "perfusion_claims.equation_errors": lambda p: perfusion_claims.equation_errors(
-        p, edit_of(p), np.random.default_rng(0)
-    ),
-    "perfusion_claims.open_gates": lambda p: perfusion_claims.open_gates(
-        p, files_of(p, "one")[0], 0.65, 0.15
     ),
     "remedy_claims.draw_shown": lambda p: {
         "pictures": remedy_claims.draw_shown(p, ["blue_cat"], {"blue_cat": rows(p)[0]}, 2)[
@@ -267,6 +230,10 @@ DRAWING = [
 REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name in DRAWING} | {
     ("factorial.draw_rows", "sdxl"): "which of SDXL's two text encoders",
     ("factorial.draw_rows", "sd3"): "StableDiffusion3Pipeline",
+    ("context_drift.context_cosines", "sdxl"): "which of SDXL's two text encoders",
+    ("context_drift.set_distances", "sdxl"): "which of SDXL's two text encoders",
+    ("remedy_claims.draw_shown", "sdxl"): "StableDiffusionXLPipeline",
+    ("remedy_claims.draw_shown", "sd3"): "StableDiffusion3Pipeline",
     ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("embeddings.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",
