@@ -34,7 +34,6 @@ from t2i_lens.experiments import (
     layer_tuning,
     map_similarity,
     mediation,
-    perfusion_claims,
     prompt_attention,
     remedy_claims,
     rotation,
@@ -54,7 +53,6 @@ from t2i_lens.methods import (
     prompt_to_prompt,
     safe_guidance,
 )
-from t2i_lens.methods.perfusion import concept_edits
 from t2i_lens.models.tokens import encode, text_towers, token_table
 from t2i_lens.probes.cross_attention import record
 from t2i_lens.probes.edits import Inject, Scale, Value
@@ -62,14 +60,13 @@ from t2i_lens.probes.labelled import label_text
 from t2i_lens.probes.patches import attention_sites, recorded_attention
 from t2i_lens.probes.sampling import generate, text_states
 from t2i_lens.probes.text_attention import read_prompts
-from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.study.execute import NOTEBOOKS
 
 LIBRARY = ROOT / "lib"
 # Made for the toybox's pipeline alone, or read with its judge and picture tower.
 TOYBOX = (
     "t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.",
-    "t2i_lens.experiments.faithfulness.answers", "t2i_lens.experiments.perfusion_claims.draw_again",
+    "t2i_lens.experiments.faithfulness.answers",
     "t2i_lens.experiments.remedy_claims.draw_again",
     "t2i_lens.experiments.patched_exchanges.",
 )  # fmt: skip
@@ -158,30 +155,6 @@ def moved(pipe):
     return pictures
 
 
-def edit_of(pipe):
-    torch.manual_seed(3)
-    layers = cross_attention_layers(pipe.unet)
-    outputs = {path: torch.randn(layer.to_k.out_features) for path, layer in layers.items()}
-    target = torch.randn(next(iter(layers.values())).to_k.in_features)
-    towers = [e.get_input_embeddings().embedding_dim for _, e in text_towers(pipe)]
-    words = tuple(torch.randn(1, width) for width in towers)
-    return concept_edits.ConceptEdit("<e>", "toy", words, target, target, outputs, outputs)
-
-
-def edited(pipe):
-    with concept_edits.applied(pipe, [edit_of(pipe)]):
-        return generate(pipe, SENTENCES, [0], **FEW)
-
-
-def files_of(pipe, *names):
-    content = np.frombuffer(concept_edits.to_bytes(edit_of(pipe)), np.uint8)
-    return dict.fromkeys(names, content), {name: rows(pipe)[0] for name in names}
-
-
-def shown(pipe, draw_them):
-    return {"pictures": draw_them(pipe, *files_of(pipe, "one", "two"), 2)["pictures"]}
-
-
 def losses(pipe):
     (loss,) = alignment.losses_of(pipe, [ALIGNED], alignment.Method("code", "code"))
     return loss.target.numpy()
@@ -262,21 +235,11 @@ CASES = {
     "dominance.trace_norms": lambda p: dominance.trace_norms(
         p, ARMS[:1], PROMPTS[0].text, [0], **FEW
     ),
-    "concept_edits.applied": edited,
     "context_drift.context_cosines": lambda p: context_drift.context_cosines(
         p, {"one": rows(p)[0]}, {"one": "toy"}, {"one": "cat"}, PROMPTS
     ),
     "context_drift.set_distances": lambda p: context_drift.set_distances(
         p, {"one": dict(enumerate(rows(p)))}, {"one": "toy"}, [prompt.text for prompt in PROMPTS]
-    ),
-    "perfusion_claims.draw_maps": lambda p: perfusion_claims.draw_maps(p, *files_of(p, "one"), 2),
-    "perfusion_claims.draw_shown": lambda p: shown(p, perfusion_claims.draw_shown),
-    "perfusion_claims.draw_together": lambda p: shown(p, perfusion_claims.draw_together),
-    "perfusion_claims.equation_errors": lambda p: perfusion_claims.equation_errors(
-        p, edit_of(p), np.random.default_rng(0)
-    ),
-    "perfusion_claims.open_gates": lambda p: perfusion_claims.open_gates(
-        p, files_of(p, "one")[0], 0.65, 0.15
     ),
     "remedy_claims.draw_shown": lambda p: {
         "pictures": remedy_claims.draw_shown(p, ["blue_cat"], {"blue_cat": rows(p)[0]}, 2)[
@@ -353,6 +316,10 @@ REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name i
     ("patching.draw_rows", "sdxl"): "StableDiffusionXLPipeline",
     ("patching.encode_texts", "sdxl"): "StableDiffusionXLPipeline",
     ("mediation.draw", "sdxl"): "StableDiffusionXLPipeline",
+    ("context_drift.context_cosines", "sdxl"): "which of SDXL's two text encoders",
+    ("context_drift.set_distances", "sdxl"): "which of SDXL's two text encoders",
+    ("remedy_claims.draw_shown", "sdxl"): "StableDiffusionXLPipeline",
+    ("remedy_claims.draw_shown", "sd3"): "StableDiffusion3Pipeline",
     ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",
     ("growth.first_steps", "sd3"): "StableDiffusion3Pipeline",
     ("embeddings.with_tokens", "sdxl"): r"width 32, the model needs 32 \+ 48",

@@ -309,4 +309,4 @@ def _trend(values: np.ndarray, over: Sequence[float]) -> np.ndarray:
 def _likeness_trend(points: pd.DataFrame, settings: Sequence[str]) -> np.ndarray:
     columns = [_axis(points, STANDARD, setting, "likeness") for setting in settings]
     # Below the third digit likeness is rounding of the pictures.
-    return _trend(np.round(np.column_stack(columns), 3), range(len(settings)))
+    return _trend(np.round(np.column_stack(columns), 3), np.arange(float(len(settings))).tolist())

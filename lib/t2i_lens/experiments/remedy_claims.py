@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import StableDiffusionPipeline
 
 from t2i_lens.experiments import remedies
 from t2i_lens.experiments.clinic import KEPT_LIKENESS
@@ -16,7 +17,7 @@ from t2i_lens.inversion.embedding_table import read_table, sort_vocabulary
 from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.inversion.training import initializer_rows
 from t2i_lens.methods import remedies as adjusted
-from t2i_lens.probes.sampling import generate
+from t2i_lens.probes.sampling import generate, require
 from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.stats.metrics import rank_correlation
 
@@ -74,7 +75,7 @@ def pareto(axes: pd.DataFrame) -> list[str]:
     return [name for name, lost in zip(axes.index, beaten, strict=True) if not lost]
 
 
-def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, dict[str, Cells]]:
+def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, Cells]:
     """Value and control of every claim that is resampled over concepts.
 
     Args:
@@ -233,6 +234,7 @@ def draw_shown(
     Returns:
         `pictures` [row, column, ...], with the labels of `rows` and `columns`.
     """
+    require(pipe, StableDiffusionPipeline, "remedies are drawn with Stable Diffusion 1 and 2")
     layers, columns, labels = list(cross_attention_layers(pipe.unet)), [], []
     for concept in [c for c in load_concepts() if c.name in names]:
         drawn = []
@@ -264,7 +266,7 @@ def _wide(points: pd.DataFrame, column: str) -> pd.DataFrame:
     return points.pivot_table(index="concept", columns="way", values=column, sort=False)
 
 
-def per_concept(values: np.ndarray) -> np.ndarray:
+def per_concept(values: np.ndarray | pd.Series) -> np.ndarray:
     """Repeated along a second axis as often as there are concepts, [concept, same].
 
     A crossed bootstrap then resamples concepts alone, and counts them.
