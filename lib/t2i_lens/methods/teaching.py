@@ -29,8 +29,9 @@ from t2i_lens.inversion.training import (
     text_states_with_rows,
 )
 from t2i_lens.inversion.training_data import Draws, InversionConfig, sentences, template_rows
+from t2i_lens.probes.projections import replaced_projections
 from t2i_lens.probes.sampling import require
-from t2i_lens.probes.unet_hooks import cross_attention_layers, replaced_projections
+from t2i_lens.probes.unet_hooks import cross_attention_layers
 
 # One concept with its settings; concepts of a batch agree in `training.BATCH_FIELDS`.
 Lesson = tuple[Concept, InversionConfig]

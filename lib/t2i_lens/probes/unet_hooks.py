@@ -250,31 +250,6 @@ def check_guidance(hooks: ExitStack, pipe, begin: Callable[[], None] = lambda: N
     attention_kernels.replace(hooks, sampler, "set_timesteps", begun)
 
 
-@contextmanager
-def replaced_projections(
-    unet: nn.Module, edit: Callable[[str, str, Tensor, Tensor], Tensor | None]
-) -> Iterator[None]:
-    """Replace what cross-attention layers project text states to, while the context is open.
-
-    Args:
-        edit: Called with a layer's path, "key" or "value", its text states [batch, token, d_model]
-            and the projection's output [batch, token, d_out]; returns another output, or None.
-            The graph is kept where gradients are on.
-
-    Raises:
-        ValueError: as `cross_attention_layers`.
-    """
-    with ExitStack() as hooks:
-        for path, layer in cross_attention_layers(unet).items():
-            for stage, projection in (("key", layer.to_k), ("value", layer.to_v)):
-
-                def replace(_, inputs: tuple, output: Tensor, path=path, stage=stage):
-                    return edit(path, stage, inputs[0], output)
-
-                hold(hooks, projection.register_forward_hook(replace))
-        yield
-
-
 def apply(edits: Sequence[Edit], activation: Tensor, site: Site) -> Tensor | None:
     """The activation after all edits, or None where none of them is for this site."""
     edited = activation

@@ -24,10 +24,10 @@ from t2i_lens.inversion.embeddings import attach_rows
 from t2i_lens.methods.perfusion import equations
 from t2i_lens.models.architectures import empty_component, read_config
 from t2i_lens.models.tokens import text_towers
+from t2i_lens.probes.projections import replaced_projections
 from t2i_lens.probes.unet_hooks import (
     cross_attention_layers,
     guidance_branches,
-    replaced_projections,
     unet_of,
 )
 

@@ -22,7 +22,8 @@ from t2i_lens.inversion.training_data import sentences, template_rows
 from t2i_lens.methods.perfusion import equations
 from t2i_lens.methods.perfusion.concept_edits import ConceptEdit
 from t2i_lens.methods.teaching import Lesson, Masks, Way, teach
-from t2i_lens.probes.unet_hooks import cross_attention_layers, replaced_projections
+from t2i_lens.probes.projections import replaced_projections
+from t2i_lens.probes.unet_hooks import cross_attention_layers
 
 MOMENTUM = 0.99  # of the running mean
 WORD_RATE, OUTPUT_RATE = 0.006, 0.03
