@@ -68,7 +68,7 @@ TOYBOX = (
     "t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.",
     "t2i_lens.experiments.faithfulness.answers",
     "t2i_lens.experiments.remedy_claims.draw_again",
-    "t2i_lens.experiments.patched_exchanges.",
+    "t2i_lens.experiments.patched_exchanges.", "t2i_lens.experiments.law_runs.",
 )  # fmt: skip
 WORD, VECTORS = "<t>", 2
 PROMPTS = [Prompt("a {} next to a man", ("man",)), Prompt("a red {} and a friend", ("friend",))]

@@ -4,6 +4,7 @@ The Hub is a cache with tiny models of the real classes under the real names and
 else is replaced but the length of training: commands, notebooks, files and claims are a user's.
 """
 
+import html
 import json
 import os
 import subprocess
@@ -192,7 +193,7 @@ def test_the_clinic_writes_a_page_and_a_file_for_a_token_of_sd(user):
     command = ("-m", "t2i_lens.study.cli", "clinic", "ill.safetensors", "--output", "visited")
     said = user(*command, "--profile", PROFILE, "--class-word", "dog")
     assert said.startswith("<ill> against 'dog': about")
-    page = (user.home / "visited" / "ill-better.html").read_text()
+    page = html.unescape((user.home / "visited" / "ill-better.html").read_text())
     assert "Advice" in page and said.splitlines()[-3] in page
     better = safetensors.torch.load_file(user.home / "visited" / "ill-better.safetensors")
     assert better["<ill>"].shape == (1, WIDTH)
