@@ -106,8 +106,9 @@ def test_tracing_gives_back_shares_of_what_the_noise_took():
     grid = effects.recovery_grid(outcomes.mean(1))
     assert grid[0, 0] == pytest.approx(0.8) and np.delete(grid.ravel(), 0).max() == 0
     subject, after, apart = effects.tracing_leads(outcomes)
-    assert subject.value == pytest.approx(0.8) and after.value == pytest.approx(-0.8)
-    assert apart.value == pytest.approx(1.6)
+    # Only the subject's first layer recovers, and no other role is compared with it.
+    assert subject.value == pytest.approx(0.8) and after.value == pytest.approx(0)
+    assert apart.value == pytest.approx(0.8)
 
 
 def test_a_controls_share_is_of_the_same_total():

@@ -7,8 +7,11 @@ import pytest
 from t2i_lens.experiments import (
     clinic,
     perfusion_claims,
-    remedies,
+    remedy_axes,
     remedy_claims,
+    remedy_edits,
+    remedy_pictures,
+    remedy_sweep,
     remedy_tables,
 )
 from t2i_lens.inversion.embeddings import load_concepts
@@ -18,8 +21,8 @@ from t2i_lens.stats.bootstrap import Estimate
 def test_the_dominated_area_is_the_union_of_rectangles():
     points = np.array([[0.5, 0.4], [0.2, 0.8], [0.1, 0.1]])
     # 0.5 x 0.4, and above it 0.2 x 0.4.
-    assert remedies.dominated(points) == pytest.approx(0.28)
-    assert remedies.dominated(points[:2]) == pytest.approx(0.28)
+    assert remedy_axes.dominated(points) == pytest.approx(0.28)
+    assert remedy_axes.dominated(points[:2]) == pytest.approx(0.28)
 
 
 def test_a_remedy_beaten_on_both_axes_is_not_on_the_front():
@@ -66,8 +69,9 @@ def test_a_choice_on_half_of_the_sentences_is_told_of_on_the_other_half(monkeypa
     monkeypatch.setattr(remedy_claims, "TREATMENTS", ("good", "bad"))
     table = pictures({"token": (0.8, [2, 2]), "good": (0.8, [1, 1]), "bad": (0.1, [0, 0])})
     found = remedy_claims.advised_on_half(table)
-    assert found["value"] == pytest.approx(np.ones((1, 2)))
-    assert found["control"] == pytest.approx(np.ones((1, 2)))  # (0 + 1 + 2) / 3
+    assert found["value"] == pytest.approx([1])
+    # Token and "good" can be chosen, (0 + 1) / 2; "bad" is too unlike the concept.
+    assert found["control"] == pytest.approx([0.5])
     misled = pictures({"token": (0.8, [2, 2]), "good": (0.8, [1, 3]), "bad": (0.8, [3, 1])})
     assert (remedy_claims.advised_on_half(misled)["value"] == -1).all()
 
@@ -75,7 +79,7 @@ def test_a_choice_on_half_of_the_sentences_is_told_of_on_the_other_half(monkeypa
 def test_layers_are_chosen_by_what_they_lose_alone():
     lost = {"only a": 0, "only b": 3, "only c": 1, "only d": 2}
     alone = pd.DataFrame({"setting": list(lost), "lost": list(lost.values())})
-    chosen = remedies.layer_choice(alone)
+    chosen = remedy_sweep.layer_choice(alone)
     assert chosen["layers found"] == ["b"]
     assert not set(chosen["random layers"]) & set(chosen["layers found"])
 
@@ -85,7 +89,7 @@ WAYS = (
     "token", "class word", "key lock, other noun", "layers found", "random layers",
     "token, fewer steps, other seed", remedy_claims.SHORT, "encoder output", "per-layer tokens",
 )  # fmt: skip
-TEXTS = [remedies.ALONE.text, "a {} and a key", "a {} and a man", "a key and a {}"]
+TEXTS = [remedy_pictures.ALONE.text, "a {} and a key", "a {} and a man", "a key and a {}"]
 CONCEPTS = ["tiger", "rose", "koala", "pine"]
 
 
@@ -96,8 +100,8 @@ def table():
     arms += [("norm penalty", "rescaled")]
     arms += [
         (f"Perfusion, {variant}", setting[0])
-        for variant in remedies.EDITS
-        for setting in remedies.settings_of(variant)
+        for variant in remedy_edits.EDITS
+        for setting in remedy_edits.settings_of(variant)
     ]
     arms += [("Perfusion, standard", "global lock")]
     arms += [("per-layer tokens", f"only {layer}") for layer in "abc"]
@@ -106,7 +110,7 @@ def table():
         for way, setting in arms
         for concept in CONCEPTS
         for text in TEXTS
-        for seed in remedies.SEEDS
+        for seed in remedy_pictures.SEEDS
     ]
     rows += [
         ("token in one layer", f"only {layer}", "fox", text, 0, 2, lost, 0.8)
@@ -120,7 +124,7 @@ def table():
 
 
 def saved(table, claim):
-    points = remedy_claims.named(remedies.axes(table))
+    points = remedy_claims.named(remedy_axes.axes(table))
     return remedy_claims.effects(points, table, seed=0)[claim]
 
 
@@ -139,7 +143,7 @@ def test_objects_that_a_key_lock_brings_back_are_counted_and_no_others(table):
 def test_a_concept_that_is_lost_with_its_layers_saves_nothing(table):
     forgotten = (table["way"] == "layers found") & (table["concept"] == "rose")
     table = table.assign(likeness=table["likeness"].mask(forgotten, 0.5))
-    assert saved(lose(table, "token", 2), "X23")["value"][:, 0].tolist() == [2, 0, 2, 2]
+    assert saved(lose(table, "token", 2), "X23")["value"].tolist() == [2, 0, 2, 2]
 
 
 def test_a_penalty_is_compared_with_the_plain_token_at_its_norm(table):
@@ -160,7 +164,7 @@ def test_every_claim_on_key_locked_edits_has_a_value_for_each_concept(table):
         [(arm, pair, float(arm != "class words"), 1.0) for arm in arms for pair in "xy"],
         columns=["arm", "pair", "first", "second"],
     )
-    table = lose(table, "Perfusion, trained keys", 1, f"β {remedies.BETAS[0]:g}, τ 0.15")
+    table = lose(table, "Perfusion, trained keys", 1, f"β {remedy_edits.BETAS[0]:g}, τ 0.15")
     found = perfusion_claims.effects({"pictures": table, "pairs": pairs})
     assert set(found) == {f"P{number:02}" for number in range(3, 13)}
     assert (found["P04"]["value"] == 0).all() and (found["P04"]["control"] == -0.5).all()
@@ -190,8 +194,8 @@ def test_a_picture_that_is_drawn_otherwise_is_noticed(table):
 
 
 def test_held_out_concepts_are_objects_that_no_choice_was_made_on():
-    chosen = remedies.held_out(load_concepts())
-    assert len(chosen) == remedies.CONCEPTS >= 12
+    chosen = remedy_pictures.held_out(load_concepts())
+    assert len(chosen) == remedy_pictures.CONCEPTS >= 12
     assert not any(c.hero or c.development or c.kind != "object" for c in chosen)
     # All kinds of object, not the first dozen: coloured animals stand first.
     assert chosen[-1].name == "chick"

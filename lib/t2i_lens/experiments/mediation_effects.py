@@ -203,9 +203,13 @@ def recovery_grid(outcomes: Float[np.ndarray, " arm"]) -> Float[np.ndarray, "rol
 
 
 def lead_of(outcomes: Float[np.ndarray, " arm"], role: int) -> float:
-    """Recovery of layer 1 at a role minus the largest recovery of any other layer and role."""
+    """Recovery of layer 1 at a role minus the largest recovery of any other layer and role.
+
+    The others are without layer 1 at the subject, the first role, so that the lead of another role
+    is not that of the subject with its sign changed.
+    """
     grid = recovery_grid(outcomes)
-    others = np.delete(grid.ravel(), role * LAYERS)
+    others = np.delete(grid.ravel(), [0, role * LAYERS])
     return float(grid[role, 0] - others.max())
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from t2i_lens.experiments import remedies
-from t2i_lens.experiments.remedies import BETAS, EDIT_STEPS, STEPS, TAU
-from t2i_lens.experiments.remedy_claims import per_concept
+from t2i_lens.experiments.remedies import STEPS
+from t2i_lens.experiments.remedy_axes import axes, fronts
+from t2i_lens.experiments.remedy_edits import BETAS, EDIT_STEPS, TAU, draw_edit, pair_swaps
+from t2i_lens.experiments.remedy_pictures import prompts
+from t2i_lens.experiments.remedy_sweep import token_rows
 from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.methods.perfusion import concept_edits, equations
 from t2i_lens.models.tokens import encode
@@ -84,7 +86,7 @@ def open_gates(pipe, files: Cells, beta: float, tau: float) -> pd.DataFrame:
     found = []
     for name, content in files.items():
         edit = concept_edits.from_bytes(content.tobytes())
-        for prompt in remedies.prompts():
+        for prompt in prompts():
             sentence = prompt.text.replace("{}", edit.superclass)
             row = encode(pipe, sentence)
             (slot,) = row.positions(edit.superclass)
@@ -107,7 +109,7 @@ def contents(files: Sequence[Path], names: Sequence[str]) -> dict[str, np.ndarra
 
 def rows_of(variants: pd.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Trained rows of the concepts."""
-    return {name: remedies.token_rows(variants)[0][name] for name in names}
+    return {name: token_rows(variants)[0][name] for name in names}
 
 
 def draw_again(pipe, judge, eye, files: Cells, beta: float, tau: float) -> pd.DataFrame:
@@ -116,7 +118,7 @@ def draw_again(pipe, judge, eye, files: Cells, beta: float, tau: float) -> pd.Da
     frames = []
     for name, content in files.items():
         edit = concept_edits.from_bytes(content.tobytes())
-        table = remedies.draw_edit(pipe, judge, eye, named[name], edit, beta, tau)
+        table = draw_edit(pipe, judge, eye, named[name], edit, beta, tau)
         frames.append(table.assign(way=STANDARD, setting=f"β {beta:g}, τ {tau:g}"))
     return pd.concat(frames, ignore_index=True)
 
@@ -209,7 +211,7 @@ def draw_together(
         arms = [(words, both, True), (words, both, False), (tokens, [], True), (None, [], True)]
         found = []
         for placed, concepts, joint in arms:
-            swaps = remedies.pair_swaps(pipe, sentence, both, placed)
+            swaps = pair_swaps(pipe, sentence, both, placed)
             with concept_edits.applied(pipe, concepts, joint=joint):
                 found.append(generate(pipe, [sentence], [0], edits=[swaps],
                                       num_inference_steps=num_inference_steps)[0, 0])  # fmt: skip
@@ -229,12 +231,12 @@ def effects(tables: Mapping[str, pd.DataFrame]) -> dict[str, Cells]:
         is repeated, so that concepts alone are resampled.
     """
     table = tables["pictures"]
-    points = remedies.axes(table)
+    points = axes(table)
     area = {
-        way: _column(remedies.fronts(table, f"Perfusion, {way}"))
+        way: _column(fronts(table, f"Perfusion, {way}"))
         for way in ("standard", "trained keys", "values only", "bias 0.5", "bias 0.9", "other seed")
     }
-    warm, cold = (_column(remedies.fronts(table, STANDARD, tau)) for tau in (0.1, 0.05))
+    warm, cold = (_column(fronts(table, STANDARD, tau)) for tau in (0.1, 0.05))
     kept = {
         way: _axis(points, f"Perfusion, {way}", gates(TAU)[1], "kept")
         for way in ("standard", "no mask", "random mask", "one picture", "another picture")
@@ -272,7 +274,7 @@ def effects(tables: Mapping[str, pd.DataFrame]) -> dict[str, Cells]:
                 minutes["direction only"].to_numpy() * EDIT_STEPS / STEPS),
     }  # fmt: skip
     return {
-        claim: {"value": per_concept(value), "control": per_concept(control)}
+        claim: {"value": np.asarray(value), "control": np.asarray(control)}
         for claim, (value, control) in found.items()
     }
 

@@ -10,9 +10,11 @@ import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 
-from t2i_lens.experiments import remedies
 from t2i_lens.experiments.clinic import KEPT_LIKENESS
-from t2i_lens.experiments.remedies import BETAS, TAU, token_rows
+from t2i_lens.experiments.remedy_axes import axes
+from t2i_lens.experiments.remedy_edits import BETAS, TAU
+from t2i_lens.experiments.remedy_pictures import ALONE, look, prompts
+from t2i_lens.experiments.remedy_sweep import token_rows
 from t2i_lens.inversion.embedding_table import read_table, sort_vocabulary
 from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.inversion.training import initializer_rows
@@ -47,7 +49,7 @@ def named(points: pd.DataFrame) -> pd.DataFrame:
     """One setting of each remedy, with key-locked edits at the middle bias under a short name.
 
     Args:
-        points: From `remedies.axes`.
+        points: From `remedy_axes.axes`.
     """
     gate = f"β {BETAS[1]:g}, τ {TAU:g}"
     standard = (points["way"] == "Perfusion, standard") & (points["setting"] == gate)
@@ -63,7 +65,7 @@ def interval(points: pd.DataFrame, way: str, column: str):
     """Mean of a remedy over concepts, with its interval."""
     from t2i_lens.stats.bootstrap import crossed_bootstrap
 
-    return crossed_bootstrap(per_concept(_wide(points, column)[way]))
+    return crossed_bootstrap(_wide(points, column)[way].to_numpy())
 
 
 def pareto(axes: pd.DataFrame) -> list[str]:
@@ -87,7 +89,7 @@ def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, C
         Claim -> `value` and `control`, each [concept].
     """
     lost, kept, like = (_wide(points, column) for column in ("lost", "kept", "likeness"))
-    cut = remedies.axes(table[table["setting"] == "rescaled"]).set_index("concept")["lost"]
+    cut = axes(table[table["setting"] == "rescaled"]).set_index("concept")["lost"]
     lowest = kept[list(TEACHING[1:])].mean().idxmin()
     # The limit is chosen on every second concept, and told of on the others.
     means = like[::2].mean()
@@ -121,7 +123,7 @@ def effects(points: pd.DataFrame, table: pd.DataFrame, seed: int) -> dict[str, C
         "X23": (saved("layers found", "token"), saved("random layers", "token")),
     }
     return {
-        claim: {"value": per_concept(value), "control": per_concept(control)}
+        claim: {"value": np.asarray(value), "control": np.asarray(control)}
         for claim, (value, control) in found.items()
     }
 
@@ -148,10 +150,11 @@ def advised_on_half(table: pd.DataFrame) -> Cells:
     A remedy has to keep nine tenths of the token's likeness; the token as it is counts as one.
 
     Returns:
-        `value`, of the chosen remedy; `control`, the mean over all; each [concept, 2].
+        `value`, of the chosen remedy; `control`, the mean over those that can be chosen; each
+        [concept].
     """
     few = table[(table["setting"] == "") & table["way"].isin(["token", *TREATMENTS])]
-    texts = [text for text in dict.fromkeys(few["prompt"]) if text != remedies.ALONE.text]
+    texts = [text for text in dict.fromkeys(few["prompt"]) if text != ALONE.text]
     like = few[few["asked"] == 0].groupby(["concept", "way"])["likeness"].mean()
     value, control, ways = [], [], ("token", *TREATMENTS)
     for concept, some in few[few["asked"] > 0].groupby("concept", sort=False):
@@ -164,11 +167,11 @@ def advised_on_half(table: pd.DataFrame) -> Cells:
         saved = []
         for here, there in (sides, sides[::-1]):
             chosen = min(fit, key=lambda way, lost=here: lost[way])
-            everyone = np.mean([there["token"] - there[way] for way in ways])
+            everyone = np.mean([there["token"] - there[way] for way in fit])
             saved.append((there["token"] - there[chosen], everyone))
         value.append(np.mean([each[0] for each in saved]))
         control.append(np.mean([each[1] for each in saved]))
-    return {"value": per_concept(np.array(value)), "control": per_concept(np.array(control))}
+    return {"value": np.array(value), "control": np.array(control)}
 
 
 def patients(points: pd.DataFrame) -> dict[str, str]:
@@ -217,11 +220,11 @@ def other_nouns(words: Mapping[str, str], names: Sequence[str], place: int) -> d
 
 def draw_again(pipe, judge, eye, names: list[str], rows: Cells) -> pd.DataFrame:
     """Draw the trained tokens and their rows' remedies of some concepts, as the sweep did."""
-    texts, frames = [p.text for p in remedies.prompts()], []
+    texts, frames = [p.text for p in prompts()], []
     for concept in [c for c in load_concepts() if c.name in names]:
         for remedy in _some(pipe, concept, rows[concept.name])[:2]:
             arm = adjusted.prepared(pipe, remedy, concept.superclass, texts, [])
-            table = remedies.look(pipe, judge, eye, concept, *arm)
+            table = look(pipe, judge, eye, concept, *arm)
             frames.append(table.assign(way=remedy.name, setting=""))
     return pd.concat(frames, ignore_index=True)
 
@@ -264,15 +267,6 @@ def _some(pipe, concept, row: np.ndarray) -> list[adjusted.Remedy]:
 def _wide(points: pd.DataFrame, column: str) -> pd.DataFrame:
     """One of the axes, a row per concept and a column per remedy."""
     return points.pivot_table(index="concept", columns="way", values=column, sort=False)
-
-
-def per_concept(values: np.ndarray | pd.Series) -> np.ndarray:
-    """Repeated along a second axis as often as there are concepts, [concept, same].
-
-    A crossed bootstrap then resamples concepts alone, and counts them.
-    """
-    values = np.asarray(values, float)
-    return np.repeat(values[:, None], max(2, len(values)), axis=1)
 
 
 def _correlations(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ import pandas as pd
 
 from t2i_lens.base.files import digest, write
 from t2i_lens.base.lazy import Lazy, canonical
-from t2i_lens.experiments import remedies
+from t2i_lens.experiments.remedy_pictures import KEYS, pictures_mark, prompts
+from t2i_lens.experiments.remedy_sweep import token_rows
 from t2i_lens.inversion.embeddings import load_concepts
 
 NAMES = ("pictures", "pairs")
@@ -41,9 +42,9 @@ def mark(pipe: Lazy, judge: Lazy, eye: Lazy, variants: pd.DataFrame) -> str:
     settings = json.loads(json.dumps(settings, default=list))
     about = {
         "models": [part.fingerprint for part in (pipe, judge, eye)],
-        "rows": canonical(list(remedies.token_rows(variants))),
-        "pictures": remedies.pictures_mark(concepts),
-        "prompts": [vars(prompt) for prompt in remedies.prompts()],
+        "rows": canonical(list(token_rows(variants))),
+        "pictures": pictures_mark(concepts),
+        "prompts": [vars(prompt) for prompt in prompts()],
         "settings": canonical(settings),
     }
     return digest(json.dumps(about, sort_keys=True).encode())
@@ -97,7 +98,7 @@ def compare(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
     """Largest difference between pictures drawn again and the same pictures in the table.
 
     Args:
-        again: With the columns of `remedies.KEYS`.
+        again: With the columns of `remedy_pictures.KEYS`.
 
     Returns:
         By column of `TOLERANCES`.
@@ -105,7 +106,7 @@ def compare(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: one is above its tolerance, or the table does not hold a picture.
     """
-    both = again.merge(kept, on=remedies.KEYS, suffixes=("", "_kept"))
+    both = again.merge(kept, on=KEYS, suffixes=("", "_kept"))
     if len(both) < len(again):
         raise ValueError(f"{len(again) - len(both)} of {len(again)} pictures are not in the table")
     found = {name: float((both[name] - both[f"{name}_kept"]).abs().max()) for name in TOLERANCES}

@@ -12,7 +12,15 @@ from rich.table import Table
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.study import book as pages
-from t2i_lens.study import claims, embeddings_cli, execute, laws_cli, remedies_cli, survey_cli
+from t2i_lens.study import (
+    claims,
+    embeddings_cli,
+    execute,
+    laws_cli,
+    remedies_cli,
+    survey_cli,
+    sweeps_cli,
+)
 from t2i_lens.study import scoreboard as board
 from t2i_lens.study.parameters import check
 
@@ -22,6 +30,8 @@ app.add_typer(embeddings_cli.app, name="embeddings")
 app.command()(survey_cli.survey)
 app.command()(laws_cli.laws)
 app.command()(remedies_cli.remedies)
+for command in sweeps_cli.COMMANDS:
+    app.command()(command)
 
 
 @app.command()
@@ -230,27 +240,6 @@ def times() -> None:
 
 
 @app.command()
-def alignment(
-    share: Annotated[float, typer.Option(help="of the sentences", min=0.05, max=1)] = 1,
-    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
-) -> None:
-    """Draw prompts with test-time optimisation, its baselines and controls, and store the answers.
-
-    Prints a time estimate first, and resumes after an interruption.
-    """
-    from t2i_lens.base.paths import BUILD
-    from t2i_lens.study import alignment_sweep, manifest
-    from t2i_lens.study.store import Store
-    from t2i_lens.study.subject import Subject
-
-    subject = Subject(profile)
-    for file in alignment_sweep.carry_out(Store(BUILD / "results"), subject, share):
-        print(file)
-    if subject.folder.is_relative_to(DATA):
-        manifest.update()
-
-
-@app.command()
 def clinic(
     file: Annotated[str, typer.Argument(metavar="FILE", help="or an id sd-concepts-library/…")],
     profile: Annotated[str, typer.Option(help="model that it was trained on")] = "toybox",
@@ -281,85 +270,6 @@ def clinic(
     page.write_text(visits.page(found, source, profile, better), encoding="utf-8")
     for line in (*found.findings, visits.advice(found), str(page), str(better)):
         print(line)
-
-
-@app.command()
-def uses(
-    table: Annotated[str | None, typer.Option(help="beginning of its name; all by default")] = None,
-    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
-) -> None:
-    """Draw and read what the localised layers are used for: edits, unwanted words, fine-tuning.
-
-    Prints a time estimate first, and resumes after an interruption.
-    """
-    from t2i_lens.base.paths import BUILD
-    from t2i_lens.study import manifest, uses_sweep
-    from t2i_lens.study.store import Store
-    from t2i_lens.study.subject import Subject
-
-    subject = Subject(profile)
-    for file in uses_sweep.carry_out(Store(BUILD / "results"), subject, table):
-        print(file)
-    if subject.folder.is_relative_to(DATA):
-        manifest.update()
-
-
-@app.command()
-def twins() -> None:
-    """Train twins of the toybox, learn tokens in each, draw them, and store what is found.
-
-    Prints a time estimate first, and resumes after an interruption.
-    """
-    from t2i_lens.base.paths import BUILD
-    from t2i_lens.study import manifest, twins_sweep
-    from t2i_lens.study.store import Store
-
-    for file in twins_sweep.carry_out(Store(BUILD / "results")):
-        print(file)
-    manifest.update()
-
-
-@app.command()
-def patching(
-    share: Annotated[float, typer.Option(help="of the pairs of prompts", min=0.02, max=1)] = 1,
-    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
-) -> None:
-    """Draw pairs of prompts with patched and injected layers, and store what the pictures show.
-
-    Prints a time estimate first, and resumes after an interruption.
-    """
-    from t2i_lens.base.paths import BUILD
-    from t2i_lens.study import manifest, patching_sweep
-    from t2i_lens.study.store import Store
-    from t2i_lens.study.subject import Subject
-
-    subject = Subject(profile)
-    for file in patching_sweep.carry_out(Store(BUILD / "results"), subject, share):
-        print(file)
-    if subject.folder.is_relative_to(DATA):
-        manifest.update()
-
-
-@app.command()
-def mediation(
-    first: Annotated[int, typer.Option(help="only so many exchanges", min=1)] = 1000,
-    profile: Annotated[str, typer.Option(help="model to draw with")] = "toybox",
-) -> None:
-    """Exchange a learned token for its class word along one path at a time, and store what is lost.
-
-    Prints a time estimate first, and resumes after an interruption.
-    """
-    from t2i_lens.base.paths import BUILD
-    from t2i_lens.experiments.mediation import exchanges
-    from t2i_lens.study import manifest, mediation_sweep
-    from t2i_lens.study.store import Store
-    from t2i_lens.study.subject import Subject
-
-    subject = Subject(profile)
-    store = Store(BUILD / "results")
-    print(mediation_sweep.carry_out(store, subject, exchanges()[:first]))
-    if subject.folder.is_relative_to(DATA):
-        manifest.update()
 
 
 @app.command("profiles")

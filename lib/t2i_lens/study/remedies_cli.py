@@ -20,7 +20,7 @@ def remedies(
     Prints a time estimate first, and resumes after an interruption. It runs on the toybox, whose
     judge and captions are known.
     """
-    from t2i_lens.experiments import remedies as sweep
+    from t2i_lens.experiments import remedy_sweep as sweep
     from t2i_lens.experiments import remedy_tables
     from t2i_lens.study import manifest
     from t2i_lens.study.store import Store
@@ -46,7 +46,7 @@ def _share(number: int, count: int, processes: int) -> None:
     """Measure one batch of concepts into the store."""
     import torch
 
-    from t2i_lens.experiments import remedies as sweep
+    from t2i_lens.experiments import remedy_sweep as sweep
     from t2i_lens.study.store import Store
     from t2i_lens.study.subject import Subject
 
