@@ -174,14 +174,16 @@ def test_every_claim_on_key_locked_edits_has_a_value_for_each_concept(table):
 
 
 def test_tables_are_read_as_written_and_refused_when_damaged_or_of_other_weights(table, tmp_path):
-    remedy_tables.save({"pictures": table, "pairs": table}, {"tiger": b"x"}, "mark", tmp_path)
-    read = remedy_tables.load(tmp_path, "mark")
+    remedy_tables.save(
+        {"pictures": table, "pairs": table}, {"tiger": b"x"}, {"all": "mark"}, tmp_path
+    )
+    read = remedy_tables.load(tmp_path, {"all": "mark"})
     pd.testing.assert_frame_equal(read["pictures"], table)
     with pytest.raises(ValueError, match="from other weights"):
-        remedy_tables.load(tmp_path, "another")
+        remedy_tables.load(tmp_path, {"all": "another"})
     (tmp_path / "pairs.parquet").write_bytes(b"")
-    with pytest.raises(ValueError, match="are damaged"):
-        remedy_tables.load(tmp_path, "mark")
+    with pytest.raises(ValueError, match="is damaged"):
+        remedy_tables.load(tmp_path, {"all": "mark"})
 
 
 def test_a_picture_that_is_drawn_otherwise_is_noticed(table):

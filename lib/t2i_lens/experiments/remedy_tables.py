@@ -6,7 +6,6 @@ sample anew and compares.
 Shown in: notebooks/drafts/22_perfusion.ipynb, notebooks/23_remedies.ipynb
 """
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,31 @@ import pandas as pd
 
 from t2i_lens.base.files import digest, write
 from t2i_lens.base.lazy import Lazy, canonical
-from t2i_lens.experiments.remedy_pictures import KEYS, pictures_mark, prompts
-from t2i_lens.experiments.remedy_sweep import token_rows
+from t2i_lens.experiments.kept_table import load_table, save_table
+from t2i_lens.experiments.remedies import (
+    ANCHOR,
+    CONTEXT,
+    OTHER_NOUNS,
+    PRIORS,
+    ROW_WAYS,
+    STEPS,
+    WEIGHT_WAYS,
+)  # fmt: skip
+from t2i_lens.experiments.remedy_edits import (
+    BETAS,
+    CAPTIONS,
+    CLOSED,
+    EDIT_STEPS,
+    EDITS,
+    SWEPT,
+    TAU,
+)  # fmt: skip
+from t2i_lens.experiments.remedy_pictures import KEYS, SAMPLING, SEEDS, pictures_mark, prompts
+from t2i_lens.experiments.remedy_sweep import TOGETHER, token_rows
 from t2i_lens.inversion.embeddings import load_concepts
 
 NAMES = ("pictures", "pairs")
-SIDECAR, EDITS = "remedies.json", "edits"
+FILES = "edits"  # folder of the key-locked edits
 AGAIN = "run `t2i-lens remedies`"
 # One grey level of a picture, which another batch may change, moves a likeness by far less.
 TOLERANCES = {"lost": 0, "found": 0, "likeness": 5e-3}
@@ -31,67 +49,50 @@ def folder_of(embeddings: Path) -> Path:
     return embeddings.with_name(f"{embeddings.name}-remedies")
 
 
-def mark(pipe: Lazy, judge: Lazy, eye: Lazy, variants: pd.DataFrame) -> str:
-    """Changes with everything that the tables depend on except the code."""
-    concepts = load_concepts()
-    settings = {
-        name: getattr(remedies, name)
-        for name in dir(remedies)
-        if name.isupper() and name not in ("ALONE", "PICTURE")
-    }
-    settings = json.loads(json.dumps(settings, default=list))
+def mark(pipe: Lazy, judge: Lazy, eye: Lazy, variants: pd.DataFrame) -> dict[str, str]:
+    """Changes with everything that the tables depend on except the code; see `kept_table`."""
     about = {
         "models": [part.fingerprint for part in (pipe, judge, eye)],
         "rows": canonical(list(token_rows(variants))),
-        "pictures": pictures_mark(concepts),
+        "pictures": pictures_mark(load_concepts()),
         "prompts": [vars(prompt) for prompt in prompts()],
-        "settings": canonical(settings),
+        "sampling": [SAMPLING, SEEDS],
+        "training": [STEPS, EDIT_STEPS, PRIORS, CONTEXT, ANCHOR, CAPTIONS, TOGETHER],
+        "ways": [ROW_WAYS, WEIGHT_WAYS, EDITS, SWEPT, BETAS, TAU, CLOSED, OTHER_NOUNS],
     }
-    return digest(json.dumps(about, sort_keys=True).encode())
+    return {"all": digest(json.dumps(about, sort_keys=True).encode())}
 
 
 def save(
-    tables: Mapping[str, pd.DataFrame], files: Mapping[str, bytes], marked: str, folder: Path
+    tables: Mapping[str, pd.DataFrame],
+    files: Mapping[str, bytes],
+    marks: Mapping[str, str],
+    folder: Path,
 ) -> Path:
-    """Write the edits, the tables and, last, their hashes; return the folder."""
-    (folder / EDITS).mkdir(parents=True, exist_ok=True)
-    hashes = {}
+    """Write the edits and the tables; return the folder.
+
+    Args:
+        marks: From `mark`.
+    """
+    (folder / FILES).mkdir(parents=True, exist_ok=True)
     for concept, content in files.items():
-        write(folder / EDITS / f"{concept}.safetensors", content)
+        write(folder / FILES / f"{concept}.safetensors", content)
     for name in NAMES:
-        buffer = io.BytesIO()
-        tables[name].to_parquet(buffer, index=False)
-        write(folder / f"{name}.parquet", buffer.getvalue())
-        hashes[name] = digest(buffer.getvalue())
-    sidecar = {"mark": marked, "sha256": hashes}
-    write(folder / SIDECAR, (json.dumps(sidecar, indent=1) + "\n").encode())
+        save_table(tables[name], marks, folder / f"{name}.parquet")
     return folder
 
 
-def load(folder: Path, marked: str) -> dict[str, pd.DataFrame]:
+def load(folder: Path, marks: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     """Read the tables of `save`.
 
     Args:
-        marked: What `mark` gives now.
+        marks: What `mark` gives now.
 
     Raises:
         FileNotFoundError: there are none.
         ValueError: they are damaged, or were made from other weights or settings.
     """
-    if not (folder / SIDECAR).exists():
-        raise FileNotFoundError(f"no {SIDECAR} in {folder}: {AGAIN}")
-    try:
-        sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        contents = {name: (folder / f"{name}.parquet").read_bytes() for name in NAMES}
-        whole = {name: digest(content) for name, content in contents.items()} == sidecar["sha256"]
-        same = sidecar["mark"] == marked
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = same = False
-    if not whole:
-        raise ValueError(f"the tables in {folder} are damaged: {AGAIN}")
-    if not same:
-        raise ValueError(f"the tables in {folder} were made from other weights: {AGAIN}")
-    return {name: pd.read_parquet(io.BytesIO(content)) for name, content in contents.items()}
+    return {name: load_table(folder / f"{name}.parquet", marks, AGAIN) for name in NAMES}
 
 
 def compare(again: pd.DataFrame, kept: pd.DataFrame) -> dict[str, float]:
