@@ -1,6 +1,6 @@
 """What the tables of exchanged words say: advantages at equal change, and losses with size.
 
-Shown in: notebooks/drafts/26_word_editing.ipynb
+Shown in: notebooks/26_word_editing.ipynb
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -3,7 +3,7 @@
 The words of the fine-tuning pictures, other words that the model knows, words that it never saw on
 a sign, and prompts without a sign are drawn with each fine-tuned model.
 
-Shown in: notebooks/drafts/27_lora_layers.ipynb
+Shown in: notebooks/27_lora_layers.ipynb
 """
 
 from collections.abc import Sequence

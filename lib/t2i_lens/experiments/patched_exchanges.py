@@ -3,7 +3,7 @@
 Every pair exchanges the word on a sign or the noun of a single object. The judge reads how likely
 the picture shows the donor's word or noun.
 
-Shown in: notebooks/drafts/25_patching.ipynb
+Shown in: notebooks/25_patching.ipynb
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Each layer alone reads a target prompt, then the first layers of an order do, more and more of them.
 
-Shown in: notebooks/drafts/29_style_layers.ipynb
+Shown in: notebooks/29_style_layers.ipynb
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What the table of fine-tuned layers says: gains over all layers, random layers and before.
 
-Shown in: notebooks/drafts/27_lora_layers.ipynb
+Shown in: notebooks/27_lora_layers.ipynb
 """
 
 from collections.abc import Mapping, Sequence

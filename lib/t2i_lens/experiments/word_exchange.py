@@ -4,7 +4,7 @@ The same measurements serve the editing of words and the avoidance of unwanted o
 the old and the new word, an object and the ground; the change is that of the picture outside the
 sign.
 
-Shown in: notebooks/drafts/26_word_editing.ipynb
+Shown in: notebooks/26_word_editing.ipynb
 """
 
 from collections.abc import Sequence

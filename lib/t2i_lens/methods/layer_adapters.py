@@ -4,7 +4,7 @@ Adapters of queries, keys, values and outputs of the chosen layers learn with th
 predicted noise, as in the fine-tuning of Staniszewski et al. (2502.09935). They are those of `peft`
 (Hu et al., arXiv 2106.09685).
 
-Shown in: notebooks/drafts/27_lora_layers.ipynb
+Shown in: notebooks/27_lora_layers.ipynb
 """
 
 from collections.abc import Iterator, Sequence

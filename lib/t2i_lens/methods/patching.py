@@ -6,7 +6,7 @@ that is changed. Patching records them in a run of the other prompt from the sam
 writes them. In a U-Net every layer reads the same text states, so the two are one computation; in
 joint attention the states that a layer reads were changed by the layers before it.
 
-Shown in: notebooks/drafts/25_patching.ipynb
+Shown in: notebooks/25_patching.ipynb
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -7,7 +7,7 @@ written into the rows of the target, and the model's own attention code computes
 cross-attention M A V = M (A V), so that the mapping A from tokens of the source to those of the
 target acts on the target's values.
 
-Shown in: notebooks/drafts/26_word_editing.ipynb
+Shown in: notebooks/26_word_editing.ipynb
 """
 
 from collections.abc import Iterator, Sequence

@@ -6,7 +6,7 @@ stream changes from layer to layer: a layer reads what the layers before it left
 keys and values that this layer made in a run of the other prompt (`patches`). Injection, here,
 gives this layer the other prompt's text as the first layer would read it.
 
-Shown in: notebooks/drafts/25_patching.ipynb
+Shown in: notebooks/25_patching.ipynb
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,7 +5,7 @@ Diffusion 3, in the conditional half of guidance. Keys and values are those of t
 they are normalised; an output is the picture's attention result of all heads side by side, before
 the projection that mixes them, so that single heads can be written.
 
-Shown in: notebooks/drafts/25_patching.ipynb
+Shown in: notebooks/25_patching.ipynb
 """
 
 from collections.abc import Callable, Iterator, Sequence
