@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.base.prompts import Prompt
-from t2i_lens.experiments import twins
+from t2i_lens.experiments import twin_paths, twins
 from t2i_lens.experiments.arms import Design, arms_of
 from t2i_lens.inversion.embeddings import load_concepts
 from t2i_lens.toybox.training import twins as trainings
@@ -106,6 +106,43 @@ def test_a_mark_tells_twins_and_weights_apart():
     marks = {twins.mark(name, ["a", "b"], chosen) for name in twins.TWINS}
     assert len(marks) == len(twins.TWINS)
     assert twins.mark("recall_careless", ["a", "c"], chosen) not in marks
+
+
+def test_a_mark_tells_settings_of_a_table_apart():
+    chosen = twins.concepts(load_concepts())
+    plain = twins.mark("recall_careless", ["a"], chosen)
+    one, other = (twins.mark("recall_careless", ["a"], chosen, {"seeds": [s]}) for s in (0, 1))
+    assert len({plain, one, other}) == 3
+
+
+def test_a_path_restores_what_it_alone_brings_back():
+    lost = {
+        ("TI token", "", "whole", "none"): 1.0, ("class word", "", "whole", "none"): 0.2,
+        ("another noun", "", "whole", "none"): 0.2,
+        ("TI token", "class word", "paths", "keys"): 0.9,
+        ("TI token", "class word", "paths", "values"): 0.3,
+        ("TI token", "class word", "positions", "slot"): 0.8,
+        ("class word", "TI token", "positions", "slot"): 0.4,
+    }  # fmt: skip
+    keys = ["base", "donor", "family", "mediator"]
+    rows = [
+        dict(zip(keys, key, strict=True)) | {"concept": concept, "lost": value}
+        for key, value in lost.items()
+        for concept in ("tiger", "bus")
+    ]
+    found = twin_paths.restored(pd.DataFrame(rows))
+    values = {name: estimate.value for name, estimate in found.items()}
+    # The slot alone broken is the same picture as all other positions mended.
+    wanted = {"total": 0.8, "keys": 0.1, "values": 0.7, "slot": 0.2, "others": 0.6}
+    assert values == pytest.approx(wanted)
+
+
+def test_paths_are_exchanged_both_ways_and_with_another_noun():
+    exchanged = twin_paths.exchanges()
+    assert {(x.base, x.donor) for x in exchanged if x.family != "whole"} == {
+        ("TI token", "class word"), ("class word", "TI token"), ("class word", "another noun"),
+    }  # fmt: skip
+    assert len({x.name for x in exchanged}) == len(exchanged) == 11
 
 
 def test_an_unknown_twin_and_one_that_is_not_trained_are_refused(tmp_path):

@@ -7,7 +7,7 @@ minus that share with the class word; another noun in its place shows what a cha
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import cycle
 
@@ -214,14 +214,18 @@ def over_concepts(values: pd.Series, seed: int = 0) -> Estimate:
     return crossed_bootstrap(values.to_numpy(float), seed=seed)
 
 
-def mark(twin: str, weights: Sequence[str], chosen: Sequence[Concept]) -> str:
+def mark(
+    twin: str, weights: Sequence[str], chosen: Sequence[Concept], more: Mapping | None = None
+) -> str:
     """Hash of the settings behind a twin's rows.
 
-    Args: weights: Fingerprints of the toybox that twins start from, and of the judge.
+    Args:
+        weights: Fingerprints of the toybox that twins start from, and of the judge.
+        more: Settings of the table in question.
     """
     of = {
         "twin": TWINS[twin].recipe, "weights": list(weights), "sampling": SAMPLING,
         "inversion": asdict(INVERSION), "quality": QUALITY_PROMPTS,
-        "designs": [design.fingerprint for design in designs(chosen)],
+        "designs": [design.fingerprint for design in designs(chosen)], **(more or {}),
     }  # fmt: skip
     return digest(json.dumps(canonical(of)).encode())

@@ -1,4 +1,4 @@
-"""The sweep over twins of the toybox: train, learn tokens, draw, and keep three small tables.
+"""The sweep over twins of the toybox: train, learn tokens, draw, and keep four small tables.
 
 Twins stay in `build/twins`. The tables ship; they carry hashes of all settings and of the weights
 that twins start from, so that they can be replayed without the twins.
@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from t2i_lens.base.paths import DATA
-from t2i_lens.experiments import arms, twins
+from t2i_lens.experiments import arms, mediation, twin_paths, twins
 from t2i_lens.experiments.kept_table import load_table, save_table
-from t2i_lens.inversion.embeddings import load_concepts
+from t2i_lens.inversion.embeddings import Concept, load_concepts
 from t2i_lens.study.store import Store
 from t2i_lens.study.subject import Subject
 
 FOLDER = DATA / "results" / "twins"
 OUTCOMES, TWINS, PICTURES = "outcomes.parquet", "twins.parquet", "pictures.parquet"
+PATHS = "paths.parquet"
 REMEDY = "run `t2i-lens twins`"
 
 
@@ -37,7 +38,7 @@ def carry_out(
     subject, chosen = Subject("toybox"), twins.concepts(load_concepts())
     tell(f"{len(names)} twins, about {twins.minutes(len(names), chosen):.0f} min if none is done")
     done: list[str] = []
-    tables: dict[str, list[pd.DataFrame]] = {OUTCOMES: [], TWINS: [], PICTURES: []}
+    tables: dict[str, list[pd.DataFrame]] = {OUTCOMES: [], TWINS: [], PICTURES: [], PATHS: []}
     for name in names:
         for file, table in _of_twin(store, subject, name, tell).items():
             tables[file].append(table.assign(twin=name))
@@ -50,13 +51,13 @@ def carry_out(
 def load(subject: Subject, file: str) -> pd.DataFrame:
     """One of the tables.
 
-    Args: file: `OUTCOMES`, `TWINS` or `PICTURES`.
+    Args: file: `OUTCOMES`, `TWINS`, `PICTURES` or `PATHS`.
 
     Raises:
         FileNotFoundError: there is no table.
         ValueError: it is damaged, or was made from other weights or settings.
     """
-    return load_table(FOLDER / file, _marks(subject, tuple(twins.TWINS)), REMEDY)
+    return load_table(FOLDER / file, _marks(subject, file, tuple(twins.TWINS)), REMEDY)
 
 
 def _of_twin(
@@ -76,17 +77,29 @@ def _of_twin(
     lengths = [inversion.embedding.norm(dim=-1).mean() for inversion in learned]
     losses = [inversion.trajectory["loss"].iloc[-1] for inversion in learned]
     own = own.assign(norm=float(np.mean(lengths)), loss=float(np.mean(losses)))
-    return {OUTCOMES: pd.concat(outcomes), TWINS: own, PICTURES: pd.concat(kept)}
+    tell(f"{name}: paths")
+    paths = store.cached("twin_paths", twin_paths.measure, pipe=pipe, judge=judge,
+                         **_paths(chosen))  # fmt: skip
+    return {OUTCOMES: pd.concat(outcomes), TWINS: own, PICTURES: pd.concat(kept), PATHS: paths}
+
+
+def _paths(chosen: Sequence[Concept]) -> dict:
+    return {
+        "sentences": mediation.fields_of(twin_paths.sentences(chosen)),
+        "exchanges": mediation.fields_of(twin_paths.exchanges()),
+        "seeds": list(twin_paths.SEEDS), **twins.SAMPLING,
+    }  # fmt: skip
 
 
 def _write(subject: Subject, file: str, parts: list[pd.DataFrame], done: list[str]) -> Path:
     table = pd.concat(parts, ignore_index=True)
-    return save_table(table, _marks(subject, done), FOLDER / file)
+    return save_table(table, _marks(subject, file, done), FOLDER / file)
 
 
-def _marks(subject: Subject, names: Sequence[str]) -> dict[str, str]:
+def _marks(subject: Subject, file: str, names: Sequence[str]) -> dict[str, str]:
     chosen, weights = twins.concepts(load_concepts()), _weights(subject)
-    return {name: twins.mark(name, weights, chosen) for name in names}
+    more = _paths(chosen) if file == PATHS else {}
+    return {name: twins.mark(name, weights, chosen, more) for name in names}
 
 
 def _weights(subject: Subject) -> list[str]:
