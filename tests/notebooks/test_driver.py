@@ -71,6 +71,21 @@ def test_a_finished_notebook_is_in_its_place_while_others_still_run(project):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_one_chapter_can_be_recorded_without_the_others(project):
+    project.notebook("02_other", "1 + 1")
+    records = project.root / "data" / "results" / "claims" / "toybox"
+    assert project.cli("record").returncode == 0
+    before = {file.name: file.stat().st_mtime_ns for file in records.glob("*.json")}
+    assert set(before) == {"01_tiny.json", "02_other.json"}
+    result = project.cli("record", "01_tiny")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "no longer measured" not in result.stdout
+    after = {file.name: file.stat().st_mtime_ns for file in records.glob("*.json")}
+    assert after["02_other.json"] == before["02_other.json"]
+    assert after["01_tiny.json"] > before["01_tiny.json"]
+    assert last_line(project.cli("record", "03_none")).startswith("error: no notebook '03_none'")
+
+
 def test_an_unknown_parameter_stops_before_anything_runs(project):
     result = project.cli("run", "01_tiny", "-p", "rwos=3")
     assert result.returncode == 1

@@ -15,7 +15,7 @@ from rich.console import Console
 from t2i_lens.base.files import file_digest, replace_folder, write
 from t2i_lens.base.paths import BUILD, DATA, ROOT
 from t2i_lens.study.claims import compare_records, load_claims, load_records, without_room
-from t2i_lens.study.execute import STAMP, Job, RunError
+from t2i_lens.study.execute import STAMP, Job, RunError, chapters
 from t2i_lens.study.processes import die_with_parent, temporary_folder
 from t2i_lens.study.verdicts import DEFAULT, Record
 
@@ -80,11 +80,14 @@ def fresh(jobs: list[Job]) -> list[Record]:
 def drift(jobs: list[Job]) -> list[str]:
     """Differences between the claims of finished runs and the records, a message each.
 
-    Records of profiles that the runs do not measure are left out.
+    Records of profiles and of chapters that the runs do not measure are left out; those of a
+    chapter that is no longer there are not.
     """
-    measured = fresh(jobs)
     profiles = {job.target.parent.name for job in jobs}
-    return compare_records([r for r in load_records(RECORDED) if r.profile in profiles], measured)
+    others = {job.notebook.stem for job in chapters()} - {job.notebook.stem for job in jobs}
+    recorded = load_records(RECORDED)
+    kept = [r for r in recorded if r.profile in profiles and r.notebook not in others]
+    return compare_records(kept, fresh(jobs))
 
 
 def roomless(jobs: list[Job]) -> list[str]:

@@ -112,17 +112,21 @@ def show_claims(
 
 
 @app.command()
-def record() -> None:
+def record(
+    notebook: Annotated[list[str] | None, typer.Argument(help="only these; all by default")] = None,
+) -> None:
     """Make the measured claims the records that later runs are compared with."""
     from t2i_lens.study import manifest
 
-    console, jobs = Console(), execute.chapters()
+    console, every = Console(), execute.chapters()
+    asked = {execute.find(name) for name in notebook or []}
+    jobs = [job for job in every if not asked or job.notebook in asked]
     execute.execute(jobs, console)
     changes = pages.drift(jobs)
     for job in jobs:
         folder = pages.RECORDED / job.target.parent.name
         claims.write_records(pages.fresh([job]), folder / f"{job.notebook.stem}.json")
-        for old in set(folder.glob("*.json")) - {folder / f"{j.notebook.stem}.json" for j in jobs}:
+        for old in set(folder.glob("*.json")) - {folder / f"{j.notebook.stem}.json" for j in every}:
             old.unlink()
         if job.notebook.stem == pages.HERO[0]:
             pages.HERO[2].write_bytes(pages.figure(job, pages.HERO[1]))
