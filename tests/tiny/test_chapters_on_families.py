@@ -34,6 +34,7 @@ from t2i_lens.experiments import (
     layer_tuning,
     map_similarity,
     mediation,
+    perfusion_claims,
     prompt_attention,
     remedy_claims,
     rotation,
@@ -53,6 +54,7 @@ from t2i_lens.methods import (
     prompt_to_prompt,
     safe_guidance,
 )
+from t2i_lens.methods.perfusion import concept_edits
 from t2i_lens.models.tokens import encode, text_towers, token_table
 from t2i_lens.probes.cross_attention import record
 from t2i_lens.probes.edits import Inject, Scale, Value
@@ -60,13 +62,14 @@ from t2i_lens.probes.labelled import label_text
 from t2i_lens.probes.patches import attention_sites, recorded_attention
 from t2i_lens.probes.sampling import generate, text_states
 from t2i_lens.probes.text_attention import read_prompts
+from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.study.execute import NOTEBOOKS
 
 LIBRARY = ROOT / "lib"
 # Made for the toybox's pipeline alone, or read with its judge and picture tower.
 TOYBOX = (
     "t2i_lens.toybox.", "t2i_lens.experiments.known_sign_edits.",
-    "t2i_lens.experiments.faithfulness.answers",
+    "t2i_lens.experiments.faithfulness.answers", "t2i_lens.experiments.perfusion_claims.draw_again",
     "t2i_lens.experiments.remedy_claims.draw_again",
     "t2i_lens.experiments.patched_exchanges.", "t2i_lens.experiments.law_runs.",
 )  # fmt: skip
@@ -197,6 +200,32 @@ def recorded_parts(pipe):
     return {f"{path} {part}": steps[-1].numpy() for (path, part), steps in recording.steps.items()}
 
 
+def edit_of(pipe, seed=0):
+    torch.manual_seed(seed)
+    # Stable Diffusion 3 has no layers of cross-attention: an edit of it would be another model's.
+    layers = cross_attention_layers(pipe.unet) if hasattr(pipe, "unet") else {}
+    outputs = {path: torch.randn(layer.to_k.out_features) for path, layer in layers.items()}
+    target = torch.randn(next((layer.to_k.in_features for layer in layers.values()), 32))
+    towers = [e.get_input_embeddings().embedding_dim for _, e in text_towers(pipe)]
+    words = tuple(torch.randn(1, width) for width in towers)
+    return concept_edits.ConceptEdit("<e>", "toy", words, target, target, outputs, outputs)
+
+
+def edited(pipe):
+    with concept_edits.applied(pipe, [edit_of(pipe)]):
+        return generate(pipe, SENTENCES, [0], **FEW)
+
+
+def files_of(pipe, *names):
+    contents = [concept_edits.to_bytes(edit_of(pipe, seed)) for seed in range(len(names))]
+    files = {n: np.frombuffer(c, np.uint8) for n, c in zip(names, contents, strict=True)}
+    return files, {name: rows(pipe)[0] for name in names}
+
+
+def shown(pipe, draw_them):
+    return {"pictures": draw_them(pipe, *files_of(pipe, "one", "two"), 2)["pictures"]}
+
+
 # By the function that a notebook calls.
 CASES = {
     "alignment.draw": lambda p: alignment.draw(
@@ -235,6 +264,7 @@ CASES = {
     "dominance.trace_norms": lambda p: dominance.trace_norms(
         p, ARMS[:1], PROMPTS[0].text, [0], **FEW
     ),
+    "concept_edits.applied": edited,
     "context_drift.context_cosines": lambda p: context_drift.context_cosines(
         p, {"one": rows(p)[0]}, {"one": "toy"}, {"one": "cat"}, PROMPTS
     ),
@@ -274,6 +304,15 @@ CASES = {
     "localisation.layer_sizes": localisation.layer_sizes,
     "map_similarity.measure_maps": lambda p: map_similarity.measure_maps(p, PAIRS, [0], **FEW),
     "mediation.draw": lambda p: mediation.draw(p, [EXCHANGED], EXCHANGE, [0], **FEW),
+    "perfusion_claims.draw_maps": lambda p: perfusion_claims.draw_maps(p, *files_of(p, "one"), 2),
+    "perfusion_claims.draw_shown": lambda p: shown(p, perfusion_claims.draw_shown),
+    "perfusion_claims.draw_together": lambda p: shown(p, perfusion_claims.draw_together),
+    "perfusion_claims.equation_errors": lambda p: list(
+        perfusion_claims.equation_errors(p, edit_of(p), np.random.default_rng(0)).values()
+    ),
+    "perfusion_claims.open_gates": lambda p: perfusion_claims.open_gates(
+        p, files_of(p, "one")[0], 0.65, 0.15
+    ),
     "prompt_attention.read_patterns": lambda p: prompt_attention.read_patterns(p, SENTENCES),
     "prompt_attention.read_untrained_patterns": lambda p: prompt_attention.read_untrained_patterns(
         p, SENTENCES, 1
@@ -318,6 +357,20 @@ REFUSED = {(name, "sd3"): "StableDiffusion3Pipeline|SD3Transformer2D" for name i
     ("mediation.draw", "sdxl"): "StableDiffusionXLPipeline",
     ("context_drift.context_cosines", "sdxl"): "which of SDXL's two text encoders",
     ("context_drift.set_distances", "sdxl"): "which of SDXL's two text encoders",
+    **{
+        (f"perfusion_claims.{name}", "sdxl"): "which of SDXL's two text encoders"
+        for name in ("draw_maps", "draw_shown", "draw_together", "open_gates")
+    },
+    **{
+        (name, "sd3"): "StableDiffusion3Pipeline"
+        for name in (
+            "concept_edits.applied",
+            "perfusion_claims.draw_maps",
+            "perfusion_claims.draw_shown",
+            "perfusion_claims.draw_together",
+            "perfusion_claims.equation_errors",
+        )
+    },
     ("remedy_claims.draw_shown", "sdxl"): "StableDiffusionXLPipeline",
     ("remedy_claims.draw_shown", "sd3"): "StableDiffusion3Pipeline",
     ("growth.first_steps", "sdxl"): "StableDiffusionXLPipeline",

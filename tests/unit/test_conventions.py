@@ -20,8 +20,8 @@ FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 LONGEST_CELL = 20  # lines, imports apart
 # Chapters that open the model in a live cell.
 MECHANISMS = (
-    "04", "06", "07", "08", "10", "11", "12", "13", "15", "16", "17", "18", "19", "20", "25", "26",
-    "27", "28", "29", "31",
+    "04", "06", "07", "08", "10", "11", "12", "13", "15", "16", "17", "18", "19", "20", "22", "25",
+    "26", "27", "28", "29", "30", "31",
 )  # fmt: skip
 IMPORTS = ("import ", "from ")
 

@@ -1,6 +1,6 @@
 """Numbers behind the claims on key-locked rank-one editing, from the stored table of pictures.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb
+Shown in: notebooks/22_perfusion.ipynb
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from t2i_lens.probes.cross_attention import Keep, record
 from t2i_lens.probes.edits import Inject, Swap, Value
 from t2i_lens.probes.heat_maps import heat_maps
 from t2i_lens.probes.sampling import generate, text_states
-from t2i_lens.probes.unet_hooks import cross_attention_layers
+from t2i_lens.probes.unet_hooks import cross_attention_layers, unet_of
 from t2i_lens.stats.metrics import rank_correlation
 
 SENTENCES = ("a {} and a crown with an apple", "a {} next to a man with a friend")
@@ -56,7 +56,7 @@ def equation_errors(
     Returns:
         `gated edit` and `ungated edit`.
     """
-    path, layer = next(iter(cross_attention_layers(pipe.unet).items()))
+    path, layer = next(iter(cross_attention_layers(unet_of(pipe)).items()))
     target, direction = edit.target, edit.direction
     random = torch.from_numpy(rng.normal(size=(states, len(target)))).float()
     across = random - equations.similarity(random[None], target[None], direction[None])[0][

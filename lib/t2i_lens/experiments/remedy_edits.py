@@ -1,6 +1,6 @@
 """Key-locked edits of held-out concepts: train every variant, draw it at several gates, in pairs.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb
+Shown in: notebooks/22_perfusion.ipynb
 """
 
 from collections.abc import Sequence

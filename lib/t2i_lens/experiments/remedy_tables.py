@@ -3,7 +3,7 @@
 The mark covers weights, tokens, training pictures and settings, not the code: a chapter draws a
 sample anew and compares.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb, notebooks/23_remedies.ipynb
+Shown in: notebooks/22_perfusion.ipynb, notebooks/23_remedies.ipynb
 """
 
 import json

@@ -4,7 +4,7 @@ The file holds the target input, its direction under C⁻¹, a target output for
 the values of every cross-attention layer, and the placeholder's embedding. It needs no captions to
 be used, and says which model it belongs to.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb
+Shown in: notebooks/22_perfusion.ipynb
 """
 
 import json

@@ -9,7 +9,7 @@ where C is the uncentred covariance of text states, so that r is 1 at i* and 0 w
 to i* under C⁻¹ (Tewel et al., arXiv 2305.01644, equation 3). The scale of C cancels. Of C only the
 direction C⁻¹ i* is needed; several concepts share a Gram matrix of targets and directions.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb
+Shown in: notebooks/22_perfusion.ipynb
 """
 
 import torch

@@ -5,7 +5,7 @@ class word's. The target output of the keys is what the layer makes of the class
 and stays; that of the values starts there and learns, as does the word's row (Tewel et al., arXiv
 2305.01644). Target optimisation and edit are one: the edited layers are trained as they will draw.
 
-Shown in: notebooks/drafts/22_perfusion.ipynb
+Shown in: notebooks/22_perfusion.ipynb
 """
 
 from collections.abc import Sequence
