@@ -62,6 +62,14 @@ def test_a_chapter_without_a_sentence_is_answered_by_its_first_claim():
     assert found.figure == "fig-01-first"
 
 
+def test_claims_are_linked_however_the_code_names_them_and_nothing_else_is():
+    page = notebook()
+    page["cells"][-1]["source"] = 'claimed("B01", found, mark="Q99")\nall_of({"B02": other})'
+    (links,) = (c["source"] for c in arranged(page, None)["cells"] if c["id"] == "claims-links")
+    assert "scoreboard.html#B01" in links and "scoreboard.html#B02" in links
+    assert "Q99" not in links
+
+
 def test_an_answer_says_what_is_not_measured():
     assert answered([]).sentence == "This is not measured yet."
     reason = Record(id="B01", profile="toybox", verdict="not measurable", reason="too few words")

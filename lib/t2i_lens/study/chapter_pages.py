@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from t2i_lens.figures.interactive import MIME
 from t2i_lens.study.answers import Answer
+from t2i_lens.study.claims import load_claims
 from t2i_lens.study.render import render
 from t2i_lens.study.verdicts import MARKS
 
@@ -86,8 +87,9 @@ def _interactive(id: str, about: Mapping) -> dict:
 
 
 def _links(cell: dict) -> dict:
-    """Links to the addresses of all claims that a cell records."""
-    ids = dict.fromkeys(re.findall(r"run\.claim\(\s*\"(\w+)\"", "".join(cell["source"])))
+    """Links to the addresses of all claims that a cell names."""
+    named, claims = re.findall(r"\"([A-Z]\d\d)\"", "".join(cell["source"])), load_claims()
+    ids = [id for id in dict.fromkeys(named) if id in claims]
     links = ", ".join(f'<a href="../scoreboard.html#{id}">{id}</a>' for id in ids)
     return _markdown(f"{cell['id']}-links", f"On the scoreboard: {links}.")
 
