@@ -59,6 +59,7 @@ class Run:
         TypeError: a parameter is no plain value.
         """
         self._began = time.perf_counter()
+        pd.set_option("display.max_colwidth", None)  # no text in a table is cut
         self.notebook, self.profile = notebook, profile
         self.parameters = {key: canonical(value, key) for key, value in parameters.items()}
         self._claims = load_claims()
