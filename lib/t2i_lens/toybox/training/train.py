@@ -82,7 +82,7 @@ PRESETS = {
     ),
     "mm": replace(
         CPU,
-        transformer=Schedule(9_000, 64, 1.5e-3, decay=0.3, ema=0.998),
+        transformer=Schedule(5_500, 64, 1.5e-3, decay=0.3, ema=0.998),
         selected=(Stage.transformer, Stage.export),
     ),
 }
