@@ -1,8 +1,13 @@
 """Training of the toybox on small real classes: it resumes exactly, and its pieces fit together."""
 
 import csv
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -22,6 +27,47 @@ from t2i_lens.toybox.world.atlas import world_words
 from t2i_lens.toybox.world.captions import CARELESS
 
 CPU = torch.device("cpu")
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from t2i_lens.toybox.training.fit import together
+
+def wait(folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    together(2, wait, sys.argv[1])
+"""
+
+
+def test_no_member_outlives_a_training_that_is_killed_in_the_background(tmp_path):
+    script, folder = tmp_path / "waiting.py", tmp_path / "members"
+    script.write_text(WAITING)
+    folder.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, script, folder],
+        # As a shell starts a job in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    end = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2:
+        assert parent.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    members = [int(file.name) for file in folder.iterdir()]
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 30
+    while any(map(alive, members)):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def alive(number: int) -> bool:
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_an_exported_autoencoder_loads_without_a_remark_on_its_configuration(tmp_path, caplog):

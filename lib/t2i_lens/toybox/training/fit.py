@@ -8,6 +8,7 @@ Shown in: book/toybox.md
 
 import csv
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,8 @@ def together(processes: int, work: Callable[..., None], *arguments: object) -> N
 
 
 def _member(rank: int, processes: int, meeting: str, work: Callable, arguments: tuple) -> None:
+    # torch ends the members of a parent that is gone by SIGINT, which a background job ignores.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", meeting, rank=rank, world_size=processes)
     try:
