@@ -1,12 +1,11 @@
 """Patching and injection on pairs of prompts that differ in one word: arms, controls, readings.
 
-Every pair exchanges the word on a sign or the colour of a single object. The judge reads how likely
-the picture shows the donor's word; a colour is that of the pixels that are not paper.
+Every pair exchanges the word on a sign or the noun of a single object. The judge reads how likely
+the picture shows the donor's word or noun.
 
 Shown in: notebooks/25_patching.ipynb
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +17,6 @@ import pandas as pd
 from t2i_lens.experiments import contents
 from t2i_lens.experiments.contents import Exchange
 from t2i_lens.experiments.prompt_sets import SEED, SignPrompt, phrase
-from t2i_lens.experiments.sign_scenes import COLOURED, named_colours
 from t2i_lens.judging.protocols import FOUND
 from t2i_lens.methods.localisation import Setting, first_enough, ordered, quarter, random_sets
 from t2i_lens.methods.patching import Arm, draw_arms, single_heads, to_bytes
@@ -29,9 +27,6 @@ SEEDS = (0, 1)
 PAIRS = 48
 STRENGTHS = (0.25, 0.5, 0.75)
 KEYS = ["arm", "pair", "seed"]
-# An exchange of the colour of all that is drawn, whatever it is: where nouns are not drawn well.
-PAINT = "paint"
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 
 
 def word_pairs(signs: Sequence[SignPrompt], count: int = PAIRS) -> list[Exchange]:
@@ -50,27 +45,23 @@ def word_pairs(signs: Sequence[SignPrompt], count: int = PAIRS) -> list[Exchange
     return contents.word_exchanges(exchanged)
 
 
-def colour_pairs(words: dict, count: int = PAIRS) -> list[Exchange]:
-    """Prompts of single objects in which the colour is exchanged, nouns and colours in turn.
+def object_pairs(words: dict, count: int = PAIRS) -> list[Exchange]:
+    """Prompts of single objects in which each noun is exchanged for several others.
 
     Args:
         words: A profile's entry in `words.yaml`.
         count: How many pairs.
 
     Raises:
-        ValueError: there are fewer pairs of a noun and two colours.
+        ValueError: there are fewer ordered pairs of nouns.
     """
     rng = np.random.default_rng([SEED, 25])
     nouns = [str(noun) for noun in rng.permutation([*words["animals"], *words["objects"]])]
-    changes = _shifted(COLOURS, len(COLOURS) * (len(COLOURS) - 1))
-    most = int(np.lcm(len(nouns), len(changes)))  # from there on both repeat
-    if count > most:
-        raise ValueError(f"{count} pairs are wanted, nouns and colours make {most}")
-    pairs = []
-    for _, noun, colours in zip(range(count), cycle(nouns), cycle(changes), strict=False):
-        old, new = (phrase(noun, colour, noun in words["plural"]) for colour in colours)
-        pairs.append(Exchange(PAINT, old, new, noun, colours[1]))
-    return pairs
+    said = {noun: phrase(noun, None, noun in words["plural"]) for noun in nouns}
+    return [
+        Exchange("object", said[source], said[target], source, target)
+        for source, target in _shifted(nouns, count)
+    ]
 
 
 def _shifted(words: Sequence[str], count: int) -> list[tuple[str, str]]:
@@ -132,54 +123,39 @@ def reading(
     """Draw every arm x exchange x seed and read the target in each picture.
 
     Args:
-        judge: Knows every word of the exchanges.
+        judge: Knows every word and noun of the exchanges.
         sampling: Passed to `patching.draw_arms`.
 
     Returns:
         `pictures` [arm, pair, seed, height, width, 3] in [0, 1], and `target` and `source`
         [arm, pair, seed], the probability that the picture shows the exchange's new or its old
-        word or colour.
+        word or noun.
     """
     pairs = [exchange.pair for exchange in exchanges]
     find = partial(_changed_places, judge, exchanges[0].kind)
     pictures = draw_arms(pipe, pairs, arms, seeds, find, **sampling)
-    read = partial(_targets, judge, to_bytes(pictures))
+    read = partial(contents.read_targets, judge, to_bytes(pictures))
     old = [_reversed(exchange) for exchange in exchanges]
-    return {"pictures": pictures, "target": read(exchanges), "source": read(old)}
-
-
-def _targets(judge, pictures: np.ndarray, exchanges: Sequence[Exchange]) -> np.ndarray:
-    """Probability of the target [arm, pair, seed]; of a colour, whether it is the one drawn."""
-    if exchanges[0].kind != PAINT:
-        return contents.read_targets(judge, pictures, exchanges)["target"]
-    new = np.array([exchange.new for exchange in exchanges])
-    return (named_colours(_paint(pictures)) == new[:, None]).astype(float)
-
-
-def _paint(pictures: np.ndarray) -> np.ndarray:
-    """Median colour of the pixels that are not paper [*grid, 3]; nan where all are."""
-    drawn = _drawn(pictures)[..., None]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of pictures without any
-        return np.nanmedian(np.where(drawn, pictures, np.nan), axis=(-3, -2))
-
-
-def _drawn(pictures: np.ndarray) -> np.ndarray:
-    """Pixels that are not paper [*grid, height, width]."""
-    return (255.0 - pictures).max(-1) >= COLOURED
+    return {
+        "pictures": pictures,
+        "target": read(exchanges)["target"],
+        "source": read(old)["target"],
+    }
 
 
 def _reversed(exchange: Exchange) -> Exchange:
-    if exchange.kind == PAINT:
-        (old,) = set(exchange.source.split()) & set(COLOURS)
-    else:
-        (old,) = (part for part in exchange.source.split('"')[1:2])
+    if exchange.kind == "object":
+        return replace(exchange, noun=exchange.new, new=exchange.noun)
+    (old,) = (part for part in exchange.source.split('"')[1:2])
     return replace(exchange, new=old)
 
 
 def _changed_places(judge, kind: str, pictures: np.ndarray) -> np.ndarray:
-    """Where the exchanged thing is: the sign's places, or all pixels that are not paper."""
-    return contents.sign_region(judge, pictures) if kind == "word" else _drawn(pictures)
+    """Where the exchanged thing is: the sign's places, or all that are not bare ground."""
+    if kind == "word":
+        return contents.sign_region(judge, pictures)
+    seen = judge.read(pictures).places.max(-1) > FOUND
+    return seen.reshape(-1, contents.PLACES, contents.PLACES)
 
 
 def measure(

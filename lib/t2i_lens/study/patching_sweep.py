@@ -52,7 +52,7 @@ def has_joint_model() -> bool:
 
 
 def table_of(subject: Subject, file: str) -> Table:
-    """What is drawn for one of the tables: signs with the U-Net, colours with joint attention.
+    """What is drawn for one of the tables: signs with the U-Net, objects with joint attention.
 
     Args:
         file: `UNET` or `JOINT`.
@@ -65,7 +65,7 @@ def table_of(subject: Subject, file: str) -> Table:
         validation = contents.word_exchanges(subject.signs("validation", "creative"))
         scale = subject.model.guidance_scale
         return Table(subject.pipe, subject.judge, words, validation, scale, each_layer=False)
-    pairs = patched_exchanges.colour_pairs(subject.words, 2 * patched_exchanges.PAIRS)
+    pairs = patched_exchanges.object_pairs(subject.words, 2 * patched_exchanges.PAIRS)
     count = patched_exchanges.PAIRS
     return Table(joint_pipe(), subject.judge, pairs[:count], pairs[count : count + 8],
                  JOINT_TOYBOX.guidance_scale, each_layer=True)  # fmt: skip
