@@ -1,7 +1,6 @@
 """Patching and injection on pairs of prompts that differ in one word: arms, controls, readings.
 
-Every pair exchanges the word on a sign or the noun of a single object. The judge reads how likely
-the picture shows the donor's word or noun.
+Every pair exchanges the word on a sign. The judge reads how likely the picture shows the donor's.
 
 Shown in: notebooks/25_patching.ipynb
 """
@@ -16,7 +15,7 @@ import pandas as pd
 
 from t2i_lens.experiments import contents
 from t2i_lens.experiments.contents import Exchange
-from t2i_lens.experiments.prompt_sets import SEED, SignPrompt, phrase
+from t2i_lens.experiments.prompt_sets import SEED, SignPrompt
 from t2i_lens.judging.protocols import FOUND
 from t2i_lens.methods.localisation import Setting, first_enough, ordered, quarter, random_sets
 from t2i_lens.methods.patching import Arm, draw_arms, single_heads, to_bytes
@@ -43,25 +42,6 @@ def word_pairs(signs: Sequence[SignPrompt], count: int = PAIRS) -> list[Exchange
     pairs = _shifted(words, count)
     exchanged = [SignPrompt(next(frames), source, target) for source, target in pairs]
     return contents.word_exchanges(exchanged)
-
-
-def object_pairs(words: dict, count: int = PAIRS) -> list[Exchange]:
-    """Prompts of single objects in which each noun is exchanged for several others.
-
-    Args:
-        words: A profile's entry in `words.yaml`.
-        count: How many pairs.
-
-    Raises:
-        ValueError: there are fewer ordered pairs of nouns.
-    """
-    rng = np.random.default_rng([SEED, 25])
-    nouns = [str(noun) for noun in rng.permutation([*words["animals"], *words["objects"]])]
-    said = {noun: phrase(noun, None, noun in words["plural"]) for noun in nouns}
-    return [
-        Exchange("object", said[source], said[target], source, target)
-        for source, target in _shifted(nouns, count)
-    ]
 
 
 def _shifted(words: Sequence[str], count: int) -> list[tuple[str, str]]:
@@ -123,16 +103,16 @@ def reading(
     """Draw every arm x exchange x seed and read the target in each picture.
 
     Args:
-        judge: Knows every word and noun of the exchanges.
+        judge: Knows every word of the exchanges.
         sampling: Passed to `patching.draw_arms`.
 
     Returns:
         `pictures` [arm, pair, seed, height, width, 3] in [0, 1], and `target` and `source`
         [arm, pair, seed], the probability that the picture shows the exchange's new or its old
-        word or noun.
+        word.
     """
     pairs = [exchange.pair for exchange in exchanges]
-    find = partial(_changed_places, judge, exchanges[0].kind)
+    find = partial(contents.sign_region, judge)
     pictures = draw_arms(pipe, pairs, arms, seeds, find, **sampling)
     read = partial(contents.read_targets, judge, to_bytes(pictures))
     old = [_reversed(exchange) for exchange in exchanges]
@@ -144,18 +124,8 @@ def reading(
 
 
 def _reversed(exchange: Exchange) -> Exchange:
-    if exchange.kind == "object":
-        return replace(exchange, noun=exchange.new, new=exchange.noun)
     (old,) = (part for part in exchange.source.split('"')[1:2])
     return replace(exchange, new=old)
-
-
-def _changed_places(judge, kind: str, pictures: np.ndarray) -> np.ndarray:
-    """Where the exchanged thing is: the sign's places, or all that are not bare ground."""
-    if kind == "word":
-        return contents.sign_region(judge, pictures)
-    seen = judge.read(pictures).places.max(-1) > FOUND
-    return seen.reshape(-1, contents.PLACES, contents.PLACES)
 
 
 def measure(

@@ -52,7 +52,7 @@ def has_joint_model() -> bool:
 
 
 def table_of(subject: Subject, file: str) -> Table:
-    """What is drawn for one of the tables: signs with the U-Net, objects with joint attention.
+    """What is drawn for one of the tables: the same words on signs by each of the models.
 
     Args:
         file: `UNET` or `JOINT`.
@@ -60,15 +60,12 @@ def table_of(subject: Subject, file: str) -> Table:
     Raises:
         FileNotFoundError: the model is missing.
     """
-    if file == UNET:
-        words = patched_exchanges.word_pairs(subject.signs("test", "creative"))
-        validation = contents.word_exchanges(subject.signs("validation", "creative"))
-        scale = subject.model.guidance_scale
-        return Table(subject.pipe, subject.judge, words, validation, scale, each_layer=False)
-    pairs = patched_exchanges.object_pairs(subject.words, 2 * patched_exchanges.PAIRS)
-    count = patched_exchanges.PAIRS
-    return Table(joint_pipe(), subject.judge, pairs[:count], pairs[count : count + 8],
-                 JOINT_TOYBOX.guidance_scale, each_layer=True)  # fmt: skip
+    model = subject.model if file == UNET else JOINT_TOYBOX
+    pipe = subject.pipe if file == UNET else joint_pipe()
+    words = patched_exchanges.word_pairs(subject.signs("test", "creative"))
+    validation = contents.word_exchanges(subject.signs("validation", "creative"))
+    return Table(pipe, subject.judge, words, validation, model.guidance_scale,
+                 each_layer=file == JOINT)  # fmt: skip
 
 
 def localised(store: Cache, of: Table) -> list[str]:
