@@ -26,10 +26,11 @@ RECORDED = DATA / "results" / "claims"
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 # The README's picture: a cell of the first chapter.
 HERO = ("01_hero", "figure-pictures", SOURCE / "hero.png")
-# What the toybox's page shows of the model's card.
+# What the toybox's page shows of the models' cards, by their place in `data/models`.
 CARD = (
-    "README.md", "training.md", "selection.md", "takeover.md", "world.png", "concepts.png",
-    "contact_sheet.png", "failures.png", "training/curves.png",
+    "toybox/README.md", "toybox/training.md", "toybox/selection.md", "toybox/takeover.md",
+    "toybox/world.png", "toybox/concepts.png", "toybox/contact_sheet.png", "toybox/failures.png",
+    "toybox/training/curves.png", "toybox-mm/quality.md", "toybox-mm/sheet.png",
 )  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def _stage(jobs: list[Job]) -> None:
     _update(SOURCE / "capture.md", capture_page())
     _update(SOURCE / "scale.md", scale_page())
     for name in CARD:
-        shipped, staged = DATA / "models" / "toybox" / name, SOURCE / "toybox" / Path(name).name
+        shipped, staged = DATA / "models" / name, SOURCE / "toybox" / Path(name).name
         if shipped.exists():
             staged.parent.mkdir(exist_ok=True)
             if not staged.exists() or file_digest(staged) != file_digest(shipped):
