@@ -49,6 +49,7 @@ def test_two_main_effects_without_more_are_no_interaction():
         "recall_careless": captions, "recall_complete": 0.0,
     }  # fmt: skip
     assert twins.interaction(costs(of)).tolist() == pytest.approx([0, 0])
+    assert twins.captions_effect(costs(of)).tolist() == pytest.approx([captions, captions])
     of["contrastive_careless"] += 0.17
     assert twins.interaction(costs(of)).tolist() == pytest.approx([0.17, 0.17])
 

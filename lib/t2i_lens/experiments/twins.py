@@ -209,6 +209,15 @@ def interaction(costs: pd.DataFrame) -> pd.Series:
     return (mixed_careless - mixed_complete) - (apart_careless - apart_complete)
 
 
+def captions_effect(costs: pd.DataFrame) -> pd.Series:
+    """Careless minus complete captions, mean of the two encoders [concept].
+
+    Args: costs: Of `cost`; raises KeyError if a corner is not there.
+    """
+    mixed_careless, mixed_complete, apart_careless, apart_complete = (costs[c] for c in CORNERS)
+    return (mixed_careless - mixed_complete + apart_careless - apart_complete) / 2
+
+
 def over_concepts(values: pd.Series, seed: int = 0) -> Estimate:
     """Mean over concepts with a 95 % bootstrap interval over them."""
     return crossed_bootstrap(values.to_numpy(float), seed=seed)
