@@ -7,7 +7,7 @@ from bs4 import BeautifulSoup
 from t2i_lens.study.board_page import Chapter, picture, scoreboard_page
 from t2i_lens.study.claims import load_claims
 from t2i_lens.study.forest_plot import WIDTH, forest_plot
-from t2i_lens.study.scoreboard import COLUMNS, claims_json, row_texts, rows
+from t2i_lens.study.scoreboard import COLUMNS, claims_json, number_text, row_texts, rows
 from t2i_lens.study.verdicts import MARKS, Record
 
 CLAIMS = load_claims()
@@ -23,6 +23,11 @@ NUMBERS = {
 def record(id="B01", verdict="reproduced", **fields):
     given = {"profile": "toybox", "notebook": "01_hero"} | NUMBERS | fields
     return Record(id=id, verdict=verdict, **given)
+
+
+def test_rounding_is_not_written_as_a_number_and_small_numbers_are():
+    assert number_text(-6.9e-18, (-0.1, 0.1)) == "0 [-0.1, 0.1]"
+    assert number_text(1.63e-7, None) == "1.63e-07"
 
 
 CHAPTERS = {"01_hero": Chapter("How many objects?", "The phenomenon")}

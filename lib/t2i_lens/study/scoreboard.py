@@ -47,9 +47,14 @@ def claims_json(claims: Mapping[str, Claim], records: Iterable[Record]) -> str:
 
 def number_text(value: float | None, interval: Interval | None) -> str:
     """A value and its interval, such as `0.4 [0.3, 0.5]`; empty where there is neither."""
-    value_text = "" if value is None else f"{value:.3g}"
-    interval_text = "" if interval is None else f"[{interval[0]:.3g}, {interval[1]:.3g}]"
+    value_text = "" if value is None else _short(value)
+    interval_text = "" if interval is None else f"[{_short(interval[0])}, {_short(interval[1])}]"
     return " ".join(filter(None, (value_text, interval_text)))
+
+
+def _short(value: float) -> str:
+    """Three digits; what differs from zero by rounding alone is zero."""
+    return f"{round(value, 12) + 0.0:.3g}"
 
 
 def row_texts(record: Record) -> dict[str, str]:
