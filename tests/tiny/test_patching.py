@@ -136,10 +136,11 @@ def test_injecting_a_joint_layer_with_its_own_prompt_changes_the_first_layer_alo
         assert distance(plain, draw_rows(pipe, texts, *said, **QUICK)) > 10 * ROUNDING
 
 
-def test_an_unrelated_donor_is_the_next_pairs_target(pipe):
+def test_an_unrelated_donor_is_a_third_prompt(pipe):
     arm = Arm("unrelated", layers=every(pipe), donor="unrelated")
     crossed = [(PAIRS[0][0], PAIRS[1][1])]
-    there = draw(pipe, [arm])["unrelated"][0]
+    others = [pair[1] for pair in (*PAIRS[1:], PAIRS[0])]
+    there = draw(pipe, [arm], unrelated=others)["unrelated"][0]
     assert (
         distance(there, draw(pipe, [Arm("x", layers=every(pipe))], crossed)["x"][0]) <= GREY_LEVEL
     )
@@ -203,6 +204,7 @@ def test_what_cannot_be_patched_is_refused_in_one_line(pipe, pipes):
         "no head": lambda: draw(pipe, [Arm("x", layers=layers, heads=(99,))]),
         "needs at least": lambda: draw(pipe, []),
         "find": lambda: draw(pipe, [Arm("x", layers=layers, place="object")]),
+        "a prompt for each pair": lambda: draw(pipe, [Arm("x", layers=layers, donor="unrelated")]),
         "joint attention": lambda: joint_layers(pipes["unet"]),
         "U-Net": lambda: attention_sites(object()),
         "expected": lambda: attention_sites(pipe, expected=99),

@@ -21,6 +21,15 @@ def test_every_word_is_exchanged_for_several_others_and_none_for_itself():
         assert pair.source.replace(f'"{word}"', f'"{pair.new}"') == pair.target
 
 
+def test_the_unrelated_prompt_of_a_pair_does_not_depend_on_how_many_pairs_are_drawn():
+    pairs = patched_exchanges.word_pairs(SIGNS)
+    others = patched_exchanges.unrelated_prompts(pairs)
+    assert len(others) == len(pairs)
+    assert all(other != pair.target for pair, other in zip(pairs, others, strict=True))
+    part = patched_exchanges.TOGETHER
+    assert others[part : 2 * part] == patched_exchanges.unrelated_prompts(pairs[part : 2 * part])
+
+
 def test_more_pairs_than_there_are_words_are_refused():
     with pytest.raises(ValueError, match="pairs are wanted"):
         patched_exchanges.word_pairs(SIGNS, 10_000)

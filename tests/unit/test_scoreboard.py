@@ -25,12 +25,12 @@ def record(id="B01", verdict="reproduced", **fields):
     return Record(id=id, verdict=verdict, **given)
 
 
+CHAPTERS = {"01_hero": Chapter("How many objects?", "The phenomenon")}
+
+
 def test_rounding_is_not_written_as_a_number_and_small_numbers_are():
     assert number_text(-6.9e-18, (-0.1, 0.1)) == "0 [-0.1, 0.1]"
     assert number_text(1.63e-7, None) == "1.63e-07"
-
-
-CHAPTERS = {"01_hero": Chapter("How many objects?", "The phenomenon")}
 
 
 def page_of(*records):

@@ -99,7 +99,7 @@ def test_twelve_held_out_objects_are_learned_and_no_control_noun_stands_in_their
     assert not any(c.development or c.kind != "object" for c in chosen)
     context = {noun for d in twins.designs(chosen) for p in d.prompts for noun in p.context}
     classes = {concept.superclass for concept in chosen}
-    assert not set(twins.OTHERS) & (context | classes)
+    assert not set(twins.OTHER_NOUNS) & (context | classes)
 
 
 def test_a_mark_tells_twins_and_weights_apart():

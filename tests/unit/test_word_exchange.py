@@ -144,10 +144,16 @@ def test_the_ground_is_seen_around_whatever_stands_on_it():
 
 @pytest.mark.parametrize(
     ("shares", "needed"),
-    [([0, 0.6, 0.6, 1], 1), ([0.2, 0.3, 0.5, 1], 3), ([0, 0.1, 0.5, 1], 2)],
+    [
+        ([0, 0.5, 0.6, 1], 1),
+        ([0.2, 0.3, 0.5, 1], 2.2),
+        ([0, 0.1, 0.5, 1], 2),
+        ([0, 1, 1, 1], 0.5),
+        ([0.5, 0.1, 0.5, 1.0], 2.5),
+    ],
 )
-def test_half_of_the_change_is_counted_from_no_layer(shares, needed):
-    assert layers_needed(np.array(shares, float)) == needed
+def test_half_of_the_change_is_counted_from_no_layer_and_between_whole_numbers(shares, needed):
+    assert layers_needed(np.array(shares, float)) == pytest.approx(needed)
 
 
 def test_no_change_cannot_be_halved():

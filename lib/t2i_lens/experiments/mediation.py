@@ -9,6 +9,7 @@ the class word's into the token's.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from t2i_lens.base.prompts import Prompt
+from t2i_lens.experiments.prompt_sets import OTHER_NOUNS, load_prompts
 from t2i_lens.judging.protocols import FOUND
 from t2i_lens.models.tokens import TokenRow, encode
 from t2i_lens.probes.edits import Edit, Inject, Swap, Value
@@ -35,6 +36,7 @@ OTHERS = ROLES[1:]
 BLOCKS = {"down": "down_blocks", "middle": "mid_block", "up": "up_blocks"}
 THIRDS = ("early", "middle steps", "late")
 PARTS = ("residual", "attention", "MLP")
+PROMPTS = (0, 4, 11)  # of the hero's set: two objects each, the slot at the first or second place
 LAYERS = 6  # text layers whose parts are exchanged
 KEYS = ["base", "donor", "family", "mediator", "concept", "prompt", "seed"]
 
@@ -337,24 +339,23 @@ def answers(
     return pd.DataFrame(rows)
 
 
-def sentences_of(
-    concepts: Sequence, prompts: Sequence[Prompt], nouns: Sequence[str]
-) -> list[Sentence]:
+def sentences_of(concepts: Sequence) -> list[Sentence]:
     """Every prompt of every concept, prompts fastest.
 
     Args:
-        concepts: `embeddings.Concept`s.
-        nouns: Taken in turn as the other noun of a concept.
+        concepts: `embeddings.Concept`s; an ordinary noun is the other noun of each, in turn.
     """
+    hero = load_prompts("hero")
+    nouns = zip(concepts, cycle(OTHER_NOUNS), strict=False)
     return [
         Sentence(
             concept.name,
             prompt.text,
             prompt.context,
-            (concept.placeholder_token, concept.superclass, nouns[number % len(nouns)]),
+            (concept.placeholder_token, concept.superclass, noun),
         )
-        for number, concept in enumerate(concepts)
-        for prompt in prompts
+        for concept, noun in nouns
+        for prompt in (hero[number] for number in PROMPTS)
     ]
 
 

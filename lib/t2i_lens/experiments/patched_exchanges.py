@@ -24,6 +24,7 @@ from t2i_lens.probes.patches import attention_sites
 SAMPLING = {"num_inference_steps": 10}
 SEEDS = (0, 1)
 PAIRS = 48
+TOGETHER = 8  # pairs in a part of the sweep
 STRENGTHS = (0.25, 0.5, 0.75)
 KEYS = ["arm", "pair", "seed"]
 
@@ -42,6 +43,12 @@ def word_pairs(signs: Sequence[SignPrompt], count: int = PAIRS) -> list[Exchange
     pairs = _shifted(words, count)
     exchanged = [SignPrompt(next(frames), source, target) for source, target in pairs]
     return contents.word_exchanges(exchanged)
+
+
+def unrelated_prompts(exchanges: Sequence[Exchange]) -> list[str]:
+    """The target of another pair for each pair: the next one's in its part of the sweep."""
+    parts = [exchanges[at : at + TOGETHER] for at in range(0, len(exchanges), TOGETHER)]
+    return [other.target for part in parts for other in (*part[1:], part[0])]
 
 
 def _shifted(words: Sequence[str], count: int) -> list[tuple[str, str]]:
@@ -98,12 +105,13 @@ def single_layers(layers: Sequence[str]) -> list[Arm]:
 
 def reading(
     pipe, judge, exchanges: Sequence[Exchange], arms: Sequence[Arm], seeds: Sequence[int],
-    **sampling,
+    unrelated: Sequence[str] = (), **sampling,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Draw every arm x exchange x seed and read the target in each picture.
 
     Args:
         judge: Knows every word of the exchanges.
+        unrelated: As in `patching.draw_arms`.
         sampling: Passed to `patching.draw_arms`.
 
     Returns:
@@ -113,7 +121,7 @@ def reading(
     """
     pairs = [exchange.pair for exchange in exchanges]
     find = partial(contents.sign_region, judge)
-    pictures = draw_arms(pipe, pairs, arms, seeds, find, **sampling)
+    pictures = draw_arms(pipe, pairs, arms, seeds, find, unrelated, **sampling)
     read = partial(contents.read_targets, judge, to_bytes(pictures))
     old = [_reversed(exchange) for exchange in exchanges]
     return {
@@ -129,13 +137,15 @@ def _reversed(exchange: Exchange) -> Exchange:
 
 
 def measure(
-    pipe, judge, exchanges: Sequence[dict], arms: Sequence[dict], seeds: Sequence[int], **sampling
-) -> pd.DataFrame:
+    pipe, judge, exchanges: Sequence[dict], arms: Sequence[dict], seeds: Sequence[int],
+    unrelated: Sequence[str] = (), **sampling,
+) -> pd.DataFrame:  # fmt: skip
     """A row per arm, pair and seed: what the judge reads, and how far pictures are apart.
 
     Args:
         exchanges: Fields of `Exchange`.
         arms: Fields of `Arm`.
+        unrelated: As in `patching.draw_arms`.
         sampling: Passed to `patching.draw_arms`.
 
     Returns:
@@ -146,7 +156,7 @@ def measure(
     """
     drawn_arms = [Arm(**{k: _tuple(v) for k, v in fields.items()}) for fields in arms]
     said = [Exchange(**fields) for fields in exchanges]
-    read = reading(pipe, judge, said, drawn_arms, seeds, **sampling)
+    read = reading(pipe, judge, said, drawn_arms, seeds, unrelated, **sampling)
     by_name = dict(zip((arm.name for arm in drawn_arms), read["pictures"], strict=True))
     injections = {arm.layers: by_name[arm.name] for arm in drawn_arms if arm.how == "inject"}
     rows = []

@@ -23,6 +23,8 @@ SIMPLE = 'a sign that says "{}"'
 VALIDATION_SHARE = 0.25  # of the sign words; the others are the test bucket
 RELATED_PAIRS = 8  # pairs of nouns per relation, each said in both orders
 SEED = 42
+# Ordinary nouns that take a token's place as its control; none is a class word or a context noun.
+OTHER_NOUNS = tuple("penguin guitar mushroom bell pig rocket hat cake boat".split())
 
 Pair = tuple[str, str]
 

@@ -122,15 +122,21 @@ def order_of(single: pd.DataFrame, kind: str, layers: Sequence[str]) -> list[str
 
 
 def layers_needed(shares: Float[np.ndarray, " count"]) -> float:
-    """Smallest number of layers that make half of the change that all layers make.
+    """Number of layers that make half of the change that all layers make.
+
+    Between whole numbers of layers the change is interpolated linearly, so that the number moves
+    with the shares and not in steps of one.
 
     Args:
-        shares: Share of pictures with the target, for no layer, one, two, … all.
+        shares: Share of pictures with the target, for no layer, one, two, … all, in [0, 1].
 
     Returns:
-        nan where all layers show no more targets than none.
+        In [0, count of layers]; nan where all layers show no more targets than none.
     """
     change = shares - shares[0]
     if change[-1] <= 0:
         return float("nan")
-    return float(np.argmax(change >= HALF * change[-1]))
+    wanted = HALF * change[-1]
+    last = int(np.argmax(change >= wanted))
+    before, there = change[last - 1 : last + 1]
+    return float(last - 1 + (wanted - before) / (there - before))

@@ -12,13 +12,9 @@ import pandas as pd
 
 from t2i_lens.experiments import mediation
 from t2i_lens.experiments import mediation_effects as effects
-from t2i_lens.experiments.mediation import CLASS_WORD, NOUN, TOKEN, Exchange, Sentence
-from t2i_lens.experiments.prompt_sets import load_prompts
-from t2i_lens.experiments.twins import OTHERS, PROMPT_SET
-from t2i_lens.inversion.embeddings import Concept
+from t2i_lens.experiments.mediation import CLASS_WORD, NOUN, TOKEN, Exchange
 from t2i_lens.stats.bootstrap import Estimate, crossed_bootstrap
 
-PROMPTS = (0, 4, 11)  # as in the shipped model's mediation
 SEEDS = (0,)
 FAMILIES = ("paths", "own position")
 
@@ -36,17 +32,11 @@ def exchanges() -> list[Exchange]:
     ]
 
 
-def sentences(chosen: Sequence[Concept]) -> list[Sentence]:
-    """Everything that is drawn, without its exchanges."""
-    prompts = load_prompts(PROMPT_SET)
-    return mediation.sentences_of(chosen, [prompts[number] for number in PROMPTS], OTHERS)
-
-
 def measure(
     pipe, judge, sentences: Sequence[dict], exchanges: Sequence[dict], seeds: Sequence[int],
     **sampling,
 ) -> pd.DataFrame:  # fmt: skip
-    """Draw and read every exchange in one twin; rows as of `mediation.measure`."""
+    """Draw and read every exchange in one twin; arguments and rows as of `mediation.measure`."""
     parts = [
         mediation.measure(pipe, judge, sentences, exchange, seeds, **sampling)
         for exchange in exchanges
@@ -61,7 +51,8 @@ def restored(table: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
 
     Returns:
         `total`, objects lost with the token minus with the class word, and for each mediator of
-        `FAMILIES` the objects restored by it alone; means over concepts.
+        `FAMILIES` the objects restored by it alone: objects per picture, means over concepts with
+        95 % bootstrap intervals.
 
     Shown in: notebooks/30_twins.ipynb
     """

@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from t2i_lens.base.files import digest
 from t2i_lens.base.lazy import Lazy, canonical
 from t2i_lens.base.prompts import Prompt
 from t2i_lens.experiments.arms import Arm, Design, arms_of
-from t2i_lens.experiments.prompt_sets import load_prompts
+from t2i_lens.experiments.prompt_sets import OTHER_NOUNS, load_prompts
 from t2i_lens.inversion import embeddings
 from t2i_lens.inversion.embeddings import Concept, Inversion, with_tokens
 from t2i_lens.inversion.training import train
@@ -38,7 +38,6 @@ CONCEPTS, SEEDS = 12, (0, 1)
 SAMPLING = {"num_inference_steps": 12, "guidance_scale": 7.5}
 INVERSION = recipe("toybox")
 TOKEN, CLASS_WORD, OTHER = "TI token", "class word", "another noun"
-OTHERS = "penguin guitar mushroom bell pig rocket hat cake boat".split()
 QUALITY_PROMPTS = 24  # of each kind
 # The four corners: (encoder, captions); the fifth twin stands beside them.
 CORNERS = ("contrastive_careless", "contrastive_complete", "recall_careless", "recall_complete")
@@ -57,7 +56,7 @@ def concepts(all_concepts: Sequence[Concept]) -> list[Concept]:
 def designs(chosen: Sequence[Concept]) -> list[Design]:
     """A design for each concept: token, class word and another noun, alone and among others."""
     prompts = [*load_prompts(PROMPT_SET)[:PROMPTS], ALONE]
-    turns = zip(chosen, cycle(OTHERS), strict=False)
+    turns = zip(chosen, cycle(OTHER_NOUNS), strict=False)
     return [Design(arms_of(c, another_noun=noun), prompts, SEEDS) for c, noun in turns]
 
 
@@ -139,7 +138,7 @@ def mixing(pipe) -> float:
     Args: pipe: Stable Diffusion with one text encoder.
     """
     cosines = []
-    for noun, other in zip(OTHERS, OTHERS[1:], strict=False):
+    for noun, other in pairwise(OTHER_NOUNS):
         row = encode(pipe, f"a {noun} next to a {other}")
         ids = torch.tensor([row.ids], device=pipe.text_encoder.device)
         states = pipe.text_encoder(ids).last_hidden_state[0].float()
@@ -210,9 +209,12 @@ def interaction(costs: pd.DataFrame) -> pd.Series:
 
 
 def captions_effect(costs: pd.DataFrame) -> pd.Series:
-    """Careless minus complete captions, mean of the two encoders [concept].
+    """Careless minus complete captions, mean of the two encoders [concept], in the costs' unit.
 
-    Args: costs: Of `cost`; raises KeyError if a corner is not there.
+    Args: costs: Of `cost`, or another number [concept, twin]; raises KeyError if a corner is not
+        there.
+
+    Shown in: notebooks/30_twins.ipynb
     """
     mixed_careless, mixed_complete, apart_careless, apart_complete = (costs[c] for c in CORNERS)
     return (mixed_careless - mixed_complete + apart_careless - apart_complete) / 2

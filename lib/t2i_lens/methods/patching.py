@@ -53,8 +53,8 @@ class Arm:
         strength: As in `patches.Patch`.
         permutation: As in `patches.Patch`.
         recipient: The prompt that is drawn.
-        donor: The prompt whose parts are written, from the same latents; "unrelated" is the next
-            pair's target.
+        donor: The prompt whose parts are written, from the same latents; "unrelated" is a third
+            prompt, see `draw_arms`.
         place: Outputs are written only where the object is, or only as many places elsewhere.
     """
 
@@ -162,6 +162,7 @@ def draw_arms(
     seeds: Sequence[int],
     find: Callable[[UInt8[np.ndarray, "n height width 3"]], Bool[np.ndarray, "n rows columns"]]
     | None = None,
+    unrelated: Sequence[str] = (),
     batch_size: int = 16,
     **sampling,
 ) -> Float[np.ndarray, "arm pair seed height width 3"]:
@@ -174,23 +175,26 @@ def draw_arms(
         seeds: One latent each, the same for all arms and pairs.
         find: Places of the object in a picture, for arms with a `place`; asked for the donor's
             and the recipient's picture, whose places are joined.
+        unrelated: For arms with an unrelated donor: its prompt, one for each pair.
         sampling: Passed to `draw_rows`.
 
     Returns:
         Pictures in [0, 1].
 
     Raises:
-        ValueError: no pair, seed or arm, or an arm with a place and nothing that finds it.
+        ValueError: no pair, seed or arm, an arm with a place and nothing that finds it, or an arm
+            with an unrelated donor and not one for each pair.
     """
     if not (len(pairs) and len(arms) and len(seeds)):
         raise ValueError("draw_arms needs at least one pair, one arm and one seed")
     if find is None and any(arm.place for arm in arms):
         raise ValueError("an arm with a place needs `find`")
+    if len(unrelated) != len(pairs) and any(arm.donor == "unrelated" for arm in arms):
+        raise ValueError("an arm with an unrelated donor needs `unrelated`, a prompt for each pair")
     prompts = {
         "source": [source for source, _ in pairs],
         "target": [target for _, target in pairs],
-        "unrelated": [pairs[(number + 1) % len(pairs)][1] for number in range(len(pairs))],
-    }
+    } | ({"unrelated": list(unrelated)} if unrelated else {})
     texts = encode_texts(pipe, [prompt for of_run in prompts.values() for prompt in of_run])
     jobs = [(number, seed) for number in range(len(pairs)) for seed in seeds]
     drawn = [

@@ -14,15 +14,12 @@ from t2i_lens.base.paths import BUILD, DATA
 from t2i_lens.experiments import mediation
 from t2i_lens.experiments.kept_table import load_table, save_table
 from t2i_lens.experiments.mediation import Exchange, Sentence
-from t2i_lens.experiments.prompt_sets import load_prompts
 from t2i_lens.inversion.embeddings import Inversion, with_tokens
 from t2i_lens.study.subject import Subject
 
 TABLE, REMEDY = "mediation.parquet", "run `t2i-lens mediation`"
 CONCEPTS = 12  # held-out objects, the hero first
-PROMPTS = (0, 4, 11)  # of the set: two objects each, the slot at the first or the second place
-PROMPT_SET, SEEDS = "hero", (0,)
-NOUNS = "penguin guitar mushroom bell pig rocket hat cake boat".split()
+SEEDS = (0,)
 SAMPLING = {"num_inference_steps": 12, "guidance_scale": 7.5}
 # A picture drawn in another batch differs by rounding, which guidance can enlarge in single ones.
 TOLERANCES = {"doubt": 0.05}
@@ -45,9 +42,7 @@ def subjects_of(subject: Subject) -> dict[str, Lazy]:
 
 def sentences(subject: Subject) -> list[Sentence]:
     """Everything that is drawn, without its exchanges."""
-    concepts = [inversion.concept for inversion in learned(subject)]
-    prompts = load_prompts(PROMPT_SET)
-    return mediation.sentences_of(concepts, [prompts[number] for number in PROMPTS], NOUNS)
+    return mediation.sentences_of([inversion.concept for inversion in learned(subject)])
 
 
 def carry_out(

@@ -1,7 +1,6 @@
 """The sweep of patching and injection: its tables, where they lie and how they are read.
 
-One table per model: the U-Net of the profile, and the joint-attention model of the same world
-where there is one.
+One table per model: the U-Net of the profile, and the joint-attention model of the same world.
 """
 
 import json
@@ -24,7 +23,6 @@ from t2i_lens.probes.patches import attention_sites
 from t2i_lens.study.subject import Subject
 
 UNET, JOINT = "unet.parquet", "joint.parquet"
-TOGETHER = 8  # pairs in a part of the sweep
 # A picture drawn in another batch differs by rounding.
 TOLERANCES = {"target": 0.02, "moved": 0.5}
 REMEDY = "run `t2i-lens patching`"
@@ -44,11 +42,6 @@ class Table(NamedTuple):
     def sampling(self) -> dict:
         """How its pictures are drawn."""
         return {"guidance_scale": self.guidance_scale, **patched_exchanges.SAMPLING}
-
-
-def has_joint_model() -> bool:
-    """Whether the weights of the joint-attention model are there."""
-    return (Path(JOINT_TOYBOX.repo) / "model_index.json").exists()
 
 
 def table_of(subject: Subject, file: str) -> Table:
@@ -94,8 +87,7 @@ def carry_out(
         store: Keeps each part as it is done, so an interrupted call can be resumed.
         share: Of the pairs, for a trial.
     """
-    files = [UNET, JOINT] if has_joint_model() else [UNET]
-    return [_make(store, subject, file, share, tell) for file in files]
+    return [_make(store, subject, file, share, tell) for file in (UNET, JOINT)]
 
 
 def _make(
@@ -104,12 +96,15 @@ def _make(
     of = table_of(subject, file)
     arms = arms_of(store, of)
     pairs = of.exchanges[: max(1, round(share * len(of.exchanges)))]
-    batches = [pairs[at : at + TOGETHER] for at in range(0, len(pairs), TOGETHER)]
+    unrelated = patched_exchanges.unrelated_prompts(of.exchanges)
+    starts = range(0, len(pairs), patched_exchanges.TOGETHER)
+    batches = [slice(at, min(at + patched_exchanges.TOGETHER, len(pairs))) for at in starts]
     tell(f"{file}: {len(pairs) * len(arms) * len(patched_exchanges.SEEDS)} pictures")
     parts, began = [], time.perf_counter()
     for done, batch in enumerate(batches, start=1):
         arguments = {
-            "exchanges": patched_exchanges.fields_of(batch),
+            "exchanges": patched_exchanges.fields_of(pairs[batch]),
+            "unrelated": unrelated[batch],
             "arms": patched_exchanges.fields_of(arms),
             "seeds": list(patched_exchanges.SEEDS),
         }

@@ -85,7 +85,7 @@ def _of_twin(
 
 def _paths(chosen: Sequence[Concept]) -> dict:
     return {
-        "sentences": mediation.fields_of(twin_paths.sentences(chosen)),
+        "sentences": mediation.fields_of(mediation.sentences_of(chosen)),
         "exchanges": mediation.fields_of(twin_paths.exchanges()),
         "seeds": list(twin_paths.SEEDS), **twins.SAMPLING,
     }  # fmt: skip
