@@ -19,7 +19,7 @@ from t2i_lens.study.subject import Subject
 
 TABLE, REMEDY = "mediation.parquet", "run `t2i-lens mediation`"
 CONCEPTS = 12  # held-out objects, the hero first
-SEEDS = (0,)
+SEEDS = (0, 1)
 SAMPLING = {"num_inference_steps": 12, "guidance_scale": 7.5}
 # A picture drawn in another batch differs by rounding, which guidance can enlarge in single ones.
 TOLERANCES = {"doubt": 0.05}

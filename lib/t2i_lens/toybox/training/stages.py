@@ -130,7 +130,7 @@ class CaptionedBatches:
 
 def train_text_encoder(
     folder: Path, tokenizer: CLIPTokenizer, schedule: Schedule, device: torch.device,
-    dials: Dials, initial: dict | None = None,
+    dials: Dials, initial: dict | None = None, seed: int = 0,
 ) -> RecallingPair:  # fmt: skip
     """Contrastive training of both towers; only the text tower is shipped (frozen from here on)."""
 
@@ -154,7 +154,7 @@ def train_text_encoder(
     if initial is not None:
         initial = pair.state_dict() | initial  # the heads of recall are not shipped
     return fit("text_encoder", folder, pair, batches, loss_of, schedule, device,
-               initial=initial, compiled=(pair.pictures,))  # fmt: skip
+               seed=seed, initial=initial, compiled=(pair.pictures,))  # fmt: skip
 
 
 @torch.no_grad()
@@ -209,7 +209,7 @@ class PoolBatches:
 
 def train_unet(
     folder: Path, pool: dict[str, torch.Tensor], empty: torch.Tensor, schedule: Schedule,
-    batch: int, device: torch.device, dials: Dials, initial: dict | None = None,
+    batch: int, device: torch.device, dials: Dials, initial: dict | None = None, seed: int = 0,
 ) -> UNet2DConditionModel:  # fmt: skip
     """Epsilon prediction with min-SNR weights and a floor, 10 % caption drop-out.
 
@@ -257,4 +257,5 @@ def train_unet(
         if weight.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
     ]
     return fit("unet", folder, model, PoolBatches(pool, batch), loss_of, schedule, device,
-               workers=0, initial=initial, compiled=(model,), by_muon=hidden)  # fmt: skip
+               workers=0, seed=seed, initial=initial, compiled=(model,),
+               by_muon=hidden)  # fmt: skip

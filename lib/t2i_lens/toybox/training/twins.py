@@ -3,7 +3,8 @@
 Which property of a training makes a learned token take over? Every twin goes on from the shipped
 autoencoder and U-Net for the same number of steps on the same scenes. Two text encoders, with and
 without the loss that keeps words apart, are crossed with two kinds of captions; a fifth twin reads
-states of an encoder without layers, in which no word knows of another.
+states of an encoder without layers, in which no word knows of another. The four are trained once
+more on other scenes, with other random numbers.
 
 Twins are not shipped: `t2i-lens twins` trains them to `build/twins`.
 
@@ -13,7 +14,7 @@ Shown in: book/toybox.md
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,13 @@ class Twin:
             "unmixed" has the shipped embeddings of tokens and positions and the final layer norm.
         care: How careless the captions are that the U-Net learns from. Encoders always read
             careless ones, as the shipped one did.
+        seed: Of scenes, captions, batches and noise; 0 for the first trainings.
     """
 
     name: str
     encoder: str
     care: Care
+    seed: int = 0
 
     @property
     def recipe(self) -> dict:
@@ -73,14 +76,19 @@ def shared_settings() -> dict:
     }  # fmt: skip
 
 
+FIRST = (
+    Twin("recall_careless", "recall", CARELESS),
+    Twin("contrastive_careless", "contrastive", CARELESS),
+    Twin("contrastive_complete", "contrastive", COMPLETE),
+    Twin("recall_complete", "recall", COMPLETE),
+    Twin("unmixed_careless", "unmixed", CARELESS),
+)
+AGAIN = "_again"  # after the name of a twin that is trained once more
 TWINS = {
     twin.name: twin
     for twin in (
-        Twin("recall_careless", "recall", CARELESS),
-        Twin("contrastive_careless", "contrastive", CARELESS),
-        Twin("contrastive_complete", "contrastive", COMPLETE),
-        Twin("recall_complete", "recall", COMPLETE),
-        Twin("unmixed_careless", "unmixed", CARELESS),
+        *FIRST,
+        *(replace(twin, name=twin.name + AGAIN, seed=1) for twin in FIRST[:4]),
     )
 }
 
@@ -135,16 +143,18 @@ def train(name: str, folder: Path = FOLDER, tell: Callable[[str], None] = print)
     device, shipped = torch.device(profiles.best_device()), profiles.load(start)
     words, vae = shipped.tokenizer, shipped.vae.float()
     tell(f"{name}: text encoder")
-    text = encoder_of(twin.encoder, folder, words, device)
-    latents = latents_of_scenes(folder, vae, device)
+    text = encoder_of(twin.encoder, folder, words, device, twin.seed)
+    latents = latents_of_scenes(folder, vae, device, twin.seed)
     tell(f"{name}: text states of {len(latents)} captions")
-    pool, empty = _captioned(twin.care, latents, text, words, device)
+    captions = captions_of_scenes(twin.care, twin.seed)
+    pool, empty = _captioned(captions, latents, text, words, device)
     tell(f"{name}: U-Net, {UNET.steps} steps")
     began = time.perf_counter()
     # A short training does not pay for its compiling.
     with torch.compiler.set_stance("force_eager"):
         unet = stages.train_unet(place, pool, empty, UNET, UNET.batch, device,
-                                 stages.Dials(care=twin.care), shipped_weights("unet"))  # fmt: skip
+                                 stages.Dials(care=twin.care), shipped_weights("unet"),
+                                 twin.seed)  # fmt: skip
     seconds = time.perf_counter() - began
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=words, unet=unet, feature_extractor=None,
@@ -184,7 +194,7 @@ def seconds_per_step(steps: int = 2) -> float:
 
 
 def encoder_of(
-    kind: str, folder: Path, words: CLIPTokenizer, device: torch.device
+    kind: str, folder: Path, words: CLIPTokenizer, device: torch.device, seed: int = 0
 ) -> CLIPTextModel:
     """A twin's text encoder, trained from the shipped one if it has layers.
 
@@ -193,8 +203,8 @@ def encoder_of(
     start = shipped_weights("text_encoder", words)
     if kind != "unmixed":
         dials = stages.Dials(recall=RECALL if kind == "recall" else 0.0)
-        place = folder / f"encoder_{kind}"
-        return stages.train_text_encoder(place, words, ENCODER, device, dials, start).text
+        place = folder / f"encoder_{kind}{_suffix(seed)}"
+        return stages.train_text_encoder(place, words, ENCODER, device, dials, start, seed).text
     text = networks.build_text_encoder(len(words), layers=0)
     kept = text.state_dict().keys()
     texts = {name.removeprefix("text."): weight for name, weight in start.items()}
@@ -202,15 +212,23 @@ def encoder_of(
     return text.to(device).eval()
 
 
-def latents_of_scenes(folder: Path, vae: AutoencoderTiny, device: torch.device) -> torch.Tensor:
-    """Latents of the scenes that all twins share, fp16 `[scene, 4, 16, 16]`, kept in the folder."""
-    file = folder / "latents.pt"
+def _suffix(seed: int) -> str:
+    """Of files and folders that twins of one seed share."""
+    return AGAIN if seed else ""
+
+
+def latents_of_scenes(
+    folder: Path, vae: AutoencoderTiny, device: torch.device, seed: int = 0
+) -> torch.Tensor:
+    """Latents of the scenes that twins of a seed share, fp16 `[scene, 4, 16, 16]`, kept there."""
+    file = folder / f"latents{_suffix(seed)}.pt"
     if not file.exists():
         parts = []
         for first in range(0, SCENES, TOGETHER):
             numbers = range(first, min(first + TOGETHER, SCENES))
             pictures = [
-                render(_scene(n), np.random.default_rng([SCENE_SEED, n, 1])) for n in numbers
+                render(_scene(n, seed), np.random.default_rng([SCENE_SEED + seed, n, 1]))
+                for n in numbers
             ]
             with torch.no_grad(), fast_precision(device):
                 batch = stages.to_range(torch.from_numpy(np.stack(pictures)).to(device))
@@ -221,27 +239,27 @@ def latents_of_scenes(folder: Path, vae: AutoencoderTiny, device: torch.device) 
     return torch.load(file, weights_only=True)
 
 
-def captions_of_scenes(care: Care) -> list[str]:
+def captions_of_scenes(care: Care, seed: int = 0) -> list[str]:
     """A caption of each scene; two kinds of captions start from the same random numbers."""
     captions = []
     for number in range(SCENES):
-        rng = np.random.default_rng([SCENE_SEED, number, 2])
-        captions.append(caption(careless(_scene(number), rng, care), rng))
+        rng = np.random.default_rng([SCENE_SEED + seed, number, 2])
+        captions.append(caption(careless(_scene(number, seed), rng, care), rng))
     return captions
 
 
-def _scene(number: int):
-    return sample_scene(np.random.default_rng([SCENE_SEED, number]))
+def _scene(number: int, seed: int):
+    return sample_scene(np.random.default_rng([SCENE_SEED + seed, number]))
 
 
 @torch.no_grad()
 def _captioned(
-    care: Care, latents: torch.Tensor, text: CLIPTextModel, words: CLIPTokenizer,
+    captions: list[str], latents: torch.Tensor, text: CLIPTextModel, words: CLIPTokenizer,
     device: torch.device,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:  # fmt: skip
     """The pool that a U-Net learns from, as `stages.encode_pool` gives it, and the empty states."""
     ids = words(
-        ["", *captions_of_scenes(care)], padding="max_length", truncation=True, return_tensors="pt"
+        ["", *captions], padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
     with fast_precision(device):
         states = [text(part.to(device)).last_hidden_state.half().cpu() for part in ids.split(256)]
