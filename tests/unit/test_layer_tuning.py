@@ -33,7 +33,7 @@ def test_prompts_without_a_sign_name_their_objects_and_others_their_word():
         assert bool(prompt.word) != bool(prompt.nouns)
         assert all(said in prompt.text for said in (prompt.word, *prompt.nouns))
     of_held_out = [prompt.word for prompt in asked if prompt.kind == "held out"]
-    assert {word: of_held_out.count(word) for word in held_out} == dict.fromkeys(held_out, 3)
+    assert {word: of_held_out.count(word) for word in held_out} == dict.fromkeys(held_out, 8)
 
 
 def test_random_sets_have_as_many_layers_as_were_localised():
@@ -93,7 +93,11 @@ def test_boards_change_to_another_colour_and_keep_their_word():
 def test_no_pair_that_chooses_the_order_of_layers_is_counted():
     words, test = read_words("toybox"), load_signs("toybox", "test", "creative")
     chosen = style_layers.single_pairs(load_signs("toybox", "validation", "creative"), words)
-    counted = [pair for pairs in style_layers.growing_pairs(test, words).values() for pair in pairs]
+    growing = style_layers.growing_pairs(test, words)
+    assert {kind: len(pairs) for kind, pairs in growing.items()} == {
+        style_layers.BOARD: 48, style_layers.WORD: 48, style_layers.DRAWING: 16,
+    }  # fmt: skip
+    counted = [pair for pairs in growing.values() for pair in pairs]
     assert not {pair.source for pair in chosen} & {pair.source for pair in counted}
     assert len({pair.pair for pair in counted}) == len(counted)
 

@@ -28,7 +28,7 @@ HELD_OUT = 6  # of the test words stand in no picture of the fine-tuning
 # Nouns that no sign of the world says, one token each: in the pictures, and in none of them.
 NEW_TAUGHT, NEW = ("bird", "hat", "clock"), ("lion", "key", "chair")
 TAUGHT = 6  # words of the fine-tuning pictures are drawn too
-FRAMES = 3  # sentences of each held-out word
+FRAMES = 8  # sentences of each held-out word
 OTHERS = 8  # prompts without a sign
 SEEDS = (0, 1)
 SEED = 27  # of the pictures

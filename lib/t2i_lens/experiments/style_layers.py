@@ -15,6 +15,7 @@ from jaxtyping import Float
 from t2i_lens.experiments.contents import Exchange, exchanges, read_targets, word_exchanges
 from t2i_lens.experiments.prompt_sets import SignPrompt
 from t2i_lens.experiments.sign_scenes import boards, named_colours
+from t2i_lens.experiments.word_exchange import sign_prompts
 from t2i_lens.judging.protocols import FOUND
 from t2i_lens.methods.localisation import Setting, draw_settings, ordered
 
@@ -22,8 +23,8 @@ BOARD, WORD, DRAWING = "board", "word", "drawing style"
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 FRAME = 'a {} sign that says "{}"'
 CHANGES = 2  # changes of colour for each validation word
-PAIRS = 12  # of boards and of words
-STYLES = 16  # nouns, half of them to choose the order of layers
+PAIRS = 48  # of boards and of words
+STYLES, CHOOSING = 24, 8  # nouns, and how many of them choose the order of layers
 SEEDS = (0, 1)
 KEYS = ["kind", "layers", "pair", "seed"]
 HALF = 0.5  # of the change that all layers make
@@ -42,23 +43,18 @@ def board_pairs(words: Sequence[str], count: int) -> list[Exchange]:
 def single_pairs(validation: Sequence[SignPrompt], words: dict) -> list[Exchange]:
     """Pairs that choose the order of layers: boards of validation words, and drawing styles."""
     said = [sign.source for sign in validation]
-    styles = exchanges("style", words, STYLES)[: STYLES // 2]
+    styles = exchanges("style", words, CHOOSING)
     return [*board_pairs(said, CHANGES * len(said)), *styles]
 
 
 def growing_pairs(test: Sequence[SignPrompt], words: dict) -> dict[str, list[Exchange]]:
     """Kind -> other pairs: boards and words of test signs, and drawing styles of other nouns."""
     said = [sign.source for sign in test]
-    exchanged = [*word_exchanges(test), *word_exchanges(_turned(test))][:PAIRS]
     return {
         BOARD: board_pairs(said, PAIRS),
-        WORD: exchanged,
-        DRAWING: exchanges("style", words, STYLES)[STYLES // 2 :],
+        WORD: word_exchanges(sign_prompts(test)[:PAIRS]),
+        DRAWING: exchanges("style", words, STYLES)[CHOOSING:],
     }
-
-
-def _turned(signs: Sequence[SignPrompt]) -> list[SignPrompt]:
-    return [SignPrompt(sign.template, sign.target, sign.source) for sign in signs]
 
 
 def measure(

@@ -31,7 +31,7 @@ from t2i_lens.stats import sign_metrics
 SAMPLING = {"num_inference_steps": 10, "guidance_scale": 7.5}
 SEEDS = (0, 1)
 PARTNERS = 4  # words that each word is exchanged for
-PAIRS_AT_SIZES = 8
+PAIRS_AT_SIZES = 48
 SIZES = ((96, 96), (64, 96), (96, 64))  # height, width, beside the model's own
 MOST_WORDS = 4  # in one text
 CROSS, OWN = (0.2, 0.8, 1.0), (0.0, 0.4, 0.8)  # shares of steps of Prompt-to-Prompt
@@ -127,7 +127,7 @@ def avoiding_ways(layers: Sequence[str], localised: Sequence[str]) -> list[Way]:
     ]
 
 
-def editing_pairs(signs: Sequence[SignPrompt]) -> list[Pair]:
+def sign_prompts(signs: Sequence[SignPrompt]) -> list[SignPrompt]:
     """Each word with the words that follow it on the list, in the templates of the signs in turn.
 
     Args:
@@ -135,28 +135,32 @@ def editing_pairs(signs: Sequence[SignPrompt]) -> list[Pair]:
     """
     words, templates = [sign.source for sign in signs], [sign.template for sign in signs]
     frames = cycle(list(dict.fromkeys([SIMPLE, *templates])))
-    pairs = []
-    for step in range(1, PARTNERS + 1):
-        for number, old in enumerate(words):
-            new, frame = words[(number + step) % len(words)], next(frames)
-            pairs.append(_pair(frame, old, new))
-    return pairs
+    return [
+        SignPrompt(next(frames), old, words[(number + step) % len(words)])
+        for step in range(1, PARTNERS + 1)
+        for number, old in enumerate(words)
+    ]
+
+
+def editing_pairs(signs: Sequence[SignPrompt]) -> list[Pair]:
+    """The pairs of `sign_prompts`."""
+    return [_pair(sign.template, sign.source, sign.target) for sign in sign_prompts(signs)]
 
 
 def longer_pairs(signs: Sequence[SignPrompt], count: int) -> list[Pair]:
     """Pairs whose signs hold `count` words, in the same templates as `editing_pairs`.
 
-    The words of a source follow each other on the list, and so do those of its target, from the
-    next word of the source's on: in one place no word stands for itself.
+    The words of a source follow each other on the list, and so do those of its target, which begin
+    as many words after the source's last as the single words of the pair lie apart: in one place no
+    word stands for itself.
     """
     words = [sign.source for sign in signs]
     pairs = []
-    for number, pair in enumerate(editing_pairs(signs)[:PAIRS_AT_SIZES]):
-        of_text = cycle(words[number % len(words) :] + words[: number % len(words)])
-        drawn = list(islice(of_text, 2 * count))
-        old, new = " ".join(drawn[:count]), " ".join(drawn[count:])
-        frame = pair.source.replace(f'"{pair.old}"', '"{}"')
-        pairs.append(_pair(frame, old, new))
+    for number, sign in enumerate(sign_prompts(signs)[:PAIRS_AT_SIZES]):
+        first, further = number % len(words), number // len(words)
+        of_text = list(islice(cycle(words), first, first + 2 * count + further))
+        old, new = " ".join(of_text[:count]), " ".join(of_text[-count:])
+        pairs.append(_pair(sign.template, old, new))
     return pairs
 
 
