@@ -54,6 +54,23 @@ def test_two_main_effects_without_more_are_no_interaction():
     assert twins.interaction(costs(of)).tolist() == pytest.approx([0.17, 0.17])
 
 
+def test_second_trainings_are_read_under_the_names_of_the_first():
+    first = dict(zip(twins.CORNERS, (0.1, 0.2, 0.3, 0.4), strict=True))
+    again = {f"{name}_again": 10 * value for name, value in first.items()}
+    found = twins.trained_again(costs(first | again))
+    assert found.loc[0].to_dict() == {name: 10 * value for name, value in first.items()}
+
+
+def test_a_second_training_differs_from_the_first_in_its_seed_alone(monkeypatch):
+    monkeypatch.setattr(trainings, "SCENES", 20)
+    for corner in twins.CORNERS:
+        first, again = twins.TWINS[corner], twins.TWINS[f"{corner}_again"]
+        assert (again.encoder, again.care) == (first.encoder, first.care)
+        assert (first.seed, again.seed) == (0, 1) and first.recipe != again.recipe
+    one, other = (set(trainings.captions_of_scenes(COMPLETE, seed)) for seed in (0, 1))
+    assert not one & other
+
+
 class Blind:
     """A judge that finds one noun in every picture."""
 

@@ -161,6 +161,19 @@ def recoveries(means: pd.DataFrame, donor: str, part: str) -> Float[np.ndarray, 
     return np.stack([whole - means[name].to_numpy() for name in names])
 
 
+def text_costs(means: pd.DataFrame, part: str) -> Float[np.ndarray, "layer concept"]:
+    """Lost where a part of a text layer is the token's at all positions but the slot's.
+
+    The other direction of `recoveries`: the rest is the class word's prompt.
+
+    Args:
+        part: "residual", "attention" or "MLP".
+    """
+    none = means[(CLASS_WORD, *NONE)].to_numpy()
+    names = [(CLASS_WORD, TOKEN, f"text {part}", f"{part} {n + 1}") for n in range(LAYERS)]
+    return np.stack([means[name].to_numpy() - none for name in names])
+
+
 def first_layer_lead(recovered: Float[np.ndarray, " layer"]) -> float:
     """Recovery at layer 1 minus the largest recovery that a later layer adds."""
     return float(recovered[0] - np.diff(recovered).max())

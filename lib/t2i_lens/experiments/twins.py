@@ -31,7 +31,7 @@ from t2i_lens.models.tokens import encode
 from t2i_lens.stats.bootstrap import Estimate, crossed_bootstrap
 from t2i_lens.toybox.quality.drawing import drawn_shares
 from t2i_lens.toybox.training import twins as trainings
-from t2i_lens.toybox.training.twins import TWINS
+from t2i_lens.toybox.training.twins import AGAIN, TWINS
 
 PROMPT_SET, PROMPTS, ALONE = "hero", 5, Prompt("a photo of a {}", ())
 CONCEPTS, SEEDS = 12, (0, 1)
@@ -218,6 +218,14 @@ def captions_effect(costs: pd.DataFrame) -> pd.Series:
     """
     mixed_careless, mixed_complete, apart_careless, apart_complete = (costs[c] for c in CORNERS)
     return (mixed_careless - mixed_complete + apart_careless - apart_complete) / 2
+
+
+def trained_again(values: pd.DataFrame) -> pd.DataFrame:
+    """The corners' second trainings, under the names of the first [concept, corner].
+
+    Args: values: Of `cost`, or another number [concept, twin].
+    """
+    return values[[corner + AGAIN for corner in CORNERS]].set_axis(list(CORNERS), axis=1)
 
 
 def over_concepts(values: pd.Series, seed: int = 0) -> Estimate:
