@@ -2,7 +2,8 @@
 
 import pytest
 
-from t2i_lens.study.claims import load_claims
+from t2i_lens.study.book import RECORDED
+from t2i_lens.study.claims import load_claims, load_records
 from t2i_lens.study.explanations import (
     Explanation,
     known_parts,
@@ -59,10 +60,29 @@ def test_a_claim_that_does_not_exist_is_named_in_one_line(tmp_path):
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_pages_show_a_line_for_each_explanation_with_the_verdict_of_its_records():
-    claims = load_claims()
-    parts = known_parts(claims, [])
-    count = len(load_explanations(claims))
-    assert parts["known.md"].count("Open:") == count
+def test_the_table_has_a_row_for_each_explanation_with_its_verdict():
+    parts = known_parts(load_claims(), [])
+    count = len(load_explanations(load_claims()))
     assert parts["explanations.md"].count("**open**") == count
     assert MARKS["not yet measured"] in parts["known.md"]
+
+
+def test_undecided_explanations_share_a_line_and_decided_ones_have_their_own():
+    one, other, *rest = load_explanations(load_claims())
+    known = dict.fromkeys(one.decided_by, "reproduced") | {other.supports[0]: "not reproduced"}
+    measured = [
+        Record(id=id, profile="toybox", verdict=verdict, notebook="01_tiny", value=1, n=2,
+               interval=(0, 2))
+        for id, verdict in known.items()
+    ]  # fmt: skip
+    page = known_parts(load_claims(), measured)["known.md"]
+    *decided, undecided, not_measured = page.splitlines()
+    assert [one.says in line for line in decided] == [True]
+    assert undecided.startswith("1. **Not shown:**") and other.says.strip(".") in undecided
+    assert not_measured.startswith("1. **Open:**")
+    assert all(explanation.says.strip(".") in not_measured for explanation in rest)
+
+
+def test_the_front_page_says_what_is_known_in_about_ten_lines():
+    known = known_parts(load_claims(), load_records(RECORDED))["known.md"]
+    assert len(known.splitlines()) <= 12

@@ -5,8 +5,9 @@ bound, or a control that does as much, refutes nothing. What is not measured dec
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -19,7 +20,8 @@ from t2i_lens.study.verdicts import DEFAULT, MARKS, Claim, ClaimError, Record
 
 FILE = DATA / "explanations.yaml"
 OPEN = ("not measurable", "not yet measured", "no room")
-Standing = Literal["stands", "partly", "mixed", "not shown", "falls", "open"]
+Standing = Literal["stands", "partly", "mixed", "falls", "not shown", "open"]
+UNDECIDED = ("not shown", "open")
 
 
 class Explanation(BaseModel):
@@ -87,7 +89,10 @@ def _vote(verdict: str, supports: bool) -> Literal["for", "against", "neither"]:
 
 
 def known_parts(claims: Mapping[str, Claim], records: Iterable[Record]) -> dict[str, str]:
-    """The table of explanations, and the same in a line each: file name -> Markdown.
+    """The table of explanations, and the same in about ten lines: file name -> Markdown.
+
+    A line tells an explanation that records speak for or against; those that nothing is known of
+    share one, for each standing.
 
     Args:
         records: Of any profiles; those of the toybox count.
@@ -101,10 +106,15 @@ def known_parts(claims: Mapping[str, Claim], records: Iterable[Record]) -> dict[
         }
         for explanation in load_explanations(claims)
     ]
+    by_standing = {kind: [r for r in rows if r["standing"] == kind] for kind in get_args(Standing)}
+    undecided = {kind: by_standing.pop(kind) for kind in UNDECIDED}
     return {
         "explanations.md": render("explanations.md", rows=rows),
-        "known.md": render("known.md", rows=rows),
-    }
+        "known.md": render(
+            "known.md", decided=chain(*by_standing.values()),
+            undecided={kind: some for kind, some in undecided.items() if some},
+        ),
+    }  # fmt: skip
 
 
 def _evidence(id: str, records: Mapping[str, Record]) -> dict[str, str]:
