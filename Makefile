@@ -11,6 +11,9 @@ LOCKED := .venv/.locked-$(shell cat $(LOCKS) | cksum | cut -d' ' -f1)
 READY := $(LOCKED)-$(shell cksum < lib/pyproject.toml | cut -d' ' -f1)
 PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 ENGINE := .venv-sweep/.locked-$(shell cksum < lib/requirements-sweep.lock | cut -d' ' -f1)
+# A process for each core, with one thread: two threads wait for each other where cores are shared.
+QUICK := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not notebooks" \
+  --numprocesses logical --maxprocesses 4 --dist loadfile
 SOURCES := lib tests notebooks book/_ext
 
 help: ## list the targets
@@ -42,10 +45,10 @@ sweep: $(READY) $(ENGINE) ## run a grid of notebooks: CONFIG=notebooks/sweeps/no
 	@$(BIN)/t2i-lens sweep $(CONFIG) $(ARGS)
 
 test: $(READY) $(ENGINE) ## run all tests; executes the notebooks that are out of date and compares their claims
-	$(BIN)/python -m pytest
+	@status=0; $(QUICK) || status=$$?; $(BIN)/python -m pytest -m notebooks || status=$$?; exit $$status
 
 smoke: $(READY) ## run the quick tests only
-	$(BIN)/python -m pytest -m "not notebooks"
+	$(QUICK)
 
 offline: $(READY) ## run the quick tests without a network
 	tests/offline/run.sh $(BIN)/python -m "not notebooks"
