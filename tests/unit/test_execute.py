@@ -51,6 +51,15 @@ def test_a_notebook_of_another_folder_is_refused_even_if_its_name_is_known(tmp_p
         find(str(copy))
 
 
+def test_a_file_that_lies_here_never_passes_for_the_books_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find(HERO.name) == find(HERO.stem) == HERO
+    (tmp_path / HERO.name).write_bytes(HERO.read_bytes())
+    with pytest.raises(RunError, match="not one of the book's notebooks"):
+        find(HERO.name)
+    assert find(HERO.stem) == HERO
+
+
 def job(folder, name, seconds=None):
     made = Job(NOTEBOOKS / f"{name}.ipynb", folder / name)
     if seconds is not None:

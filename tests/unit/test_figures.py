@@ -187,6 +187,20 @@ def test_a_figure_leaves_no_setting_and_no_open_figure_behind(draw):
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
+def test_latex_and_colours_of_the_reader_reach_no_figure(draw):
+    def pixels():
+        figure, stream = draw(), io.BytesIO()
+        figure.savefig(stream, format="raw", dpi=60)
+        return stream.getvalue(), any(text.get_usetex() for text in figure.findobj(Text))
+
+    plain = pixels()
+    theirs = {"text.usetex": True, "axes.facecolor": "red", "image.cmap": "hot"}
+    with plt.rc_context(theirs):
+        assert pixels() == plain
+    assert not plain[1]
+
+
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda draw: draw.__name__)
 def test_a_figure_drawn_twice_has_the_same_pixels(draw):
     pixels = []
     for _ in range(2):

@@ -51,6 +51,12 @@ def test_a_parameter_given_twice_is_refused():
         ("03_cosine_pca", "subset_share=1.5", "'subset_share' of 03_cosine_pca is from 0.01 to 1"),
         ("14_text_metrics", "kind=other", "is simple or creative, not 'other'"),
         ("14_text_metrics", "bucket=", "is test or validation, not ''"),
+        ("14_text_metrics", "starts=0,2", "'starts' of 14_text_metrics is of the form"),
+        ("14_text_metrics", "starts=-1 2", "'starts' of 14_text_metrics is of the form"),
+        ("04_attention_dominance", "neutral_word=", "'neutral_word' of 04_attention_dominance"),
+        ("01_hero", "neutral_words=owl, fox", "'neutral_words' of 01_hero is of the form"),
+        ("12_text_self_attention", "example=a cat", "'example' of 12_text_self_attention"),
+        ("24_clinic", "folder=../../home", "'folder' of 24_clinic is of the form"),
     ],
 )
 def test_a_value_out_of_its_range_is_named_before_a_kernel_starts(notebook, given, told):

@@ -51,7 +51,8 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @wraps(draw)
     def inside(*args, **kwargs) -> Figure:
-        with sns.axes_style("ticks"), plt.rc_context(STYLE):
+        # A matplotlibrc of the reader's would change every figure, or ask for LaTeX.
+        with plt.style.context("default"), sns.axes_style("ticks"), plt.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             plt.close(figure)
             for text in figure.findobj(Text):

@@ -90,7 +90,8 @@ def find(name: str) -> Path:
         RunError: there is no such notebook or file, or the file is not one of the book's.
     """
     file = NOTEBOOKS / f"{name.removesuffix('.ipynb')}.ipynb"
-    if Path(name).name != name:
+    # The name of a file that lies here is a path, or an edited copy would pass for the book's.
+    if Path(name).name != name or (name.endswith(".ipynb") and Path(name).exists()):
         file = Path(name).resolve()
         if not file.is_file():
             raise RunError(f"no file '{name}'")

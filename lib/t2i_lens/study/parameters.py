@@ -2,7 +2,8 @@
 
 papermill only warns about a parameter that a notebook does not have, and does not check types: a
 typing error would run the defaults. The comment of a parameter ends with its range: `[1, 1000]`
-for a number, both ends allowed, or `{simple, creative}` for one of some words.
+for a number, both ends allowed, `{simple, creative}` for one of some words, or a regular expression
+such as `/[a-z]+/` for a text of that form.
 """
 
 import re
@@ -14,6 +15,7 @@ from typing import Any
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 NUMBERS = r"\[(\S+), (\S+)\]$"
 WORDS = r"\{(.+)\}$"
+FORM = r"/(.+)/$"
 
 
 class ParameterError(ValueError):
@@ -28,11 +30,13 @@ class Parameter:
         kind: Name of its type.
         ends: Least and largest value of a number; None if it has no range.
         words: The values of a text; empty if it is free.
+        form: Regular expression that a text matches; None if it has none.
     """
 
     kind: str
     ends: tuple[float, float] | None = None
     words: tuple[str, ...] = ()
+    form: str | None = None
 
     def refusal(self, value: Any) -> str | None:
         """What a value should be, where it is out of range; else None."""
@@ -40,6 +44,8 @@ class Parameter:
             return f"from {self.ends[0]:.10g} to {self.ends[1]:.10g}"
         if self.words and value not in self.words:
             return " or ".join(self.words)
+        if self.form and not re.fullmatch(self.form, value):
+            return f"of the form {self.form}"
         return None
 
 
@@ -55,8 +61,10 @@ def _declaration(kind: str, comment: str) -> Parameter:
     comment = comment.strip()
     if numbers := re.search(NUMBERS, comment):
         return Parameter(kind, (float(numbers[1]), float(numbers[2])))
-    words = re.search(WORDS, comment)
-    return Parameter(kind, words=tuple(words[1].split(", ")) if words else ())
+    if words := re.search(WORDS, comment):
+        return Parameter(kind, words=tuple(words[1].split(", ")))
+    form = re.search(FORM, comment)
+    return Parameter(kind, form=form[1] if form else None)
 
 
 def check(
