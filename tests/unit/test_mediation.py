@@ -95,6 +95,22 @@ def test_the_first_layer_leads_by_what_it_restores_beyond_any_later_layers_addit
     assert lead.value - control.value == pytest.approx(apart.value)
 
 
+def test_a_text_layer_breaks_and_mends_by_what_its_exchange_adds_and_takes():
+    def by_layer(exchange, number):
+        if exchange.part != "residual" or exchange.donor == NOUN:
+            return 1.0 if exchange.base == TOKEN else 0.2
+        moved = 0.1 * exchange.layer
+        return 1.0 - moved if exchange.base == TOKEN else 0.2 + 2 * moved
+
+    means = effects.concept_means(table(by_layer), "lost")
+    layers = np.arange(LAYERS)
+    mended = effects.recoveries(means, CLASS_WORD, "residual")
+    assert mended.shape == (LAYERS, len(CONCEPTS))
+    assert mended.mean(1) == pytest.approx(0.1 * layers)
+    assert effects.text_costs(means, "residual").mean(1) == pytest.approx(0.2 * layers)
+    assert effects.text_costs(means, "MLP") == pytest.approx(0)
+
+
 def test_tracing_gives_back_shares_of_what_the_noise_took():
     def found(exchange, number):
         if exchange.base != NOISED + CLASS_WORD:
