@@ -14,6 +14,7 @@ from t2i_lens.inversion.concept_library import public_tokens
 from t2i_lens.inversion.embeddings import save
 from t2i_lens.inversion.own_tokens import check_addition, listed, remove
 from t2i_lens.models.clip_vocabulary import clip_tokenizer
+from t2i_lens.models.tokens import add_names, encode_with
 from t2i_lens.study.subject import Subject
 
 ROW = torch.ones(1, 768)
@@ -46,6 +47,46 @@ def test_a_name_that_no_prompt_can_hold_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["<cat-toy>", "easynegative", "badhandv4", "ng_deepnegative_v1"])
 def test_names_of_published_tokens_are_taken(tmp_path, name):
     check_addition([(name, ROW.expand(8, -1))], "toy", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["10", "2024", "1st", "4k", "10,000", "don't", "don’t", "cat's", "xylophonist's", "t-shirt",
+     "E-Mail", "and/or", "“cat”"],
+)  # fmt: skip
+def test_words_with_signs_inside_and_numbers_are_ordinary(name):
+    with pytest.raises(ValueError, match="would replace an ordinary word in prompts: rename it"):
+        add_names(clip_tokenizer(), name, 1)
+
+
+@pytest.mark.parametrize("name", ["a-", "-xylophonist", "cat-toy-", "xylophonist–"])
+def test_a_name_with_a_hyphen_at_an_edge_is_refused(name):
+    with pytest.raises(ValueError, match="begins or ends with a hyphen: rename it"):
+        add_names(clip_tokenizer(), name, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["<10>", "<cat's>", "cat-toy_v2", "My-toy", "mystyle", "gta5-artwork", "bad-hands-5", "v2",
+     "ctoy2"],
+)  # fmt: skip
+def test_usual_names_are_no_ordinary_words(name):
+    tokenizer = clip_tokenizer()
+    ids = add_names(tokenizer, name, 2)
+    assert encode_with(tokenizer, f"a {name}, red").ids[2:4] == ids
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("an>", "a banan> left"), ("<an", "the <ancient house"), ("a*", "a banana*split"),
+     ("ctoy", "a ctoyx and a xctoy")],
+)  # fmt: skip
+def test_a_name_with_a_letter_at_either_edge_does_not_match_inside_words(name, prompt):
+    tokenizer = clip_tokenizer()
+    before = encode_with(tokenizer, prompt).ids
+    (own,) = add_names(tokenizer, name, 1)
+    assert encode_with(tokenizer, prompt).ids == before
+    assert encode_with(tokenizer, f"see {name}").ids[2] == own
 
 
 @pytest.mark.parametrize("rows", [ROW.double() * 1e300, ROW.expand(80, -1)])
