@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from t2i_lens.base.paths import ROOT
+from t2i_lens.inversion import own_tokens
 from t2i_lens.inversion.concept_library import public_tokens
 from t2i_lens.inversion.embeddings import save
 from t2i_lens.inversion.own_tokens import check_addition, listed, remove
@@ -27,10 +28,13 @@ def test_the_shipped_vocabulary_is_clips():
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
-@pytest.mark.parametrize("word", ["", " ", "red toy", "xylophonist", "toy ", "<|endoftext|>", "\n"])
+@pytest.mark.parametrize(
+    "word",
+    ["", " ", "red toy", "xylophonist", "toy ", "<|endoftext|>", "\n", ".", "!", "1", "😀"],
+)
 def test_a_class_word_that_is_not_one_word_of_one_token_is_refused(tmp_path, word):
     with pytest.raises(ValueError, match="is not one word of one token"):
-        check_addition([("<a>", ROW)], word, tmp_path)
+        check_addition([("<a>", ROW)], word, tmp_path, "sd15")
 
 
 @pytest.mark.parametrize(
@@ -40,13 +44,13 @@ def test_a_class_word_that_is_not_one_word_of_one_token_is_refused(tmp_path, wor
 )  # fmt: skip
 def test_a_name_that_no_prompt_can_hold_is_refused(tmp_path, name):
     with pytest.raises(ValueError) as refusal:
-        check_addition([(name, ROW)], "toy", tmp_path)
+        check_addition([(name, ROW)], "toy", tmp_path, "sd15")
     assert str(refusal.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["<cat-toy>", "easynegative", "badhandv4", "ng_deepnegative_v1"])
 def test_names_of_published_tokens_are_taken(tmp_path, name):
-    check_addition([(name, ROW.expand(8, -1))], "toy", tmp_path)
+    check_addition([(name, ROW.expand(8, -1))], "toy", tmp_path, "sd15")
 
 
 @pytest.mark.parametrize(
@@ -89,10 +93,56 @@ def test_a_name_with_a_letter_at_either_edge_does_not_match_inside_words(name, p
     assert encode_with(tokenizer, f"see {name}").ids[2] == own
 
 
-@pytest.mark.parametrize("rows", [ROW.double() * 1e300, ROW.expand(80, -1)])
-def test_rows_that_no_chapter_can_use_are_refused(tmp_path, rows):
-    with pytest.raises(ValueError, match="beyond float32|75 fit"):
-        check_addition([("<a>", rows)], "toy", tmp_path)
+@pytest.mark.parametrize("word", ["the", "The", "a", "with", "of"])
+def test_a_class_word_that_names_nothing_to_see_is_refused(tmp_path, word):
+    with pytest.raises(ValueError, match="names nothing that a picture shows: give a noun"):
+        check_addition([("<a>", ROW)], word, tmp_path, "sd15")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (ROW.double() * 1e300, "beyond float16, in which sd15 runs"),
+        (ROW * 1e38, "beyond float16"),
+        (ROW * 1e6, "beyond float16"),
+        (torch.stack([ROW[0], 0 * ROW[0]]), "has a row of zeros"),
+        (ROW * 1e-9, "has a row of zeros"),  # below half of float16's smallest number, 6e-8
+        (ROW.expand(80, -1), "has 80 vectors, the prompts of sd15 have room for 63"),
+        (ROW.expand(64, -1), "has 64 vectors, the prompts of sd15 have room for 63"),
+    ],
+)
+def test_rows_that_no_chapter_can_use_are_refused(tmp_path, rows, told):
+    with pytest.raises(ValueError, match=told):
+        check_addition([("<a>", rows)], "toy", tmp_path, "sd15")
+
+
+def test_rows_at_the_edge_of_what_a_chapter_can_use_are_taken(tmp_path):
+    # 65504 is float16's largest number; a sentence of data/prompts/sd.yaml then fills 75 tokens.
+    check_addition([("<a>", (ROW * 65504).expand(63, -1))], "toy", tmp_path, "sd15")
+    tokenizer = clip_tokenizer()
+    add_names(tokenizer, "<a>", 63)
+    row = encode_with(tokenizer, 'A shop window with the word "<a>" painted on the glass')
+    assert row.eos == 76
+
+
+def test_a_norm_beyond_float32_is_refused_where_the_model_runs_in_it(tmp_path):
+    rows = torch.full((1, 128), 1e38)
+    with pytest.raises(ValueError, match="beyond float32, in which toybox runs"):
+        check_addition([("<a>", rows)], "toy", tmp_path, "toybox")
+
+
+def test_a_word_of_the_profiles_prompts_is_no_name(tmp_path, monkeypatch):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "prompts.yaml").write_text('hero: [{text: "a {} by a Birdhouse."}]')
+    (tmp_path / "prompts" / "sd.yaml").write_text("animals: [{text: a cow}]")
+    check_addition([("birdhouse", ROW)], "toy", tmp_path, "sd15")
+    monkeypatch.setattr(own_tokens, "DATA", tmp_path)
+    own_tokens._prompts.cache_clear()
+    try:
+        with pytest.raises(ValueError, match="'birdhouse' is a word of the prompts of sd15"):
+            check_addition([("birdhouse", ROW)], "toy", tmp_path, "sd15")
+    finally:
+        own_tokens._prompts.cache_clear()
 
 
 @pytest.fixture
@@ -177,4 +227,4 @@ def test_a_chapter_says_at_the_start_how_many_tokens_it_compares(kind):
 def test_the_listed_public_tokens_can_be_brought(tmp_path):
     for token in public_tokens().tokens:
         name = token.id.split("/")[1]
-        check_addition([(f"<{name}>", ROW)], token.class_word, tmp_path)
+        check_addition([(f"<{name}>", ROW)], token.class_word, tmp_path, "sd15")

@@ -230,7 +230,7 @@ def add_tokens(
         if len(given) != 1:
             raise ValueError(f"{token.name!r} is for two text encoders: no chapter measures those")
     folder, named = folder_of(profile), {}
-    check_addition([(t.name, t.rows[0]) for t in tokens], class_word, folder)
+    check_addition([(t.name, t.rows[0]) for t in tokens], class_word, folder, profile)
     for token in tokens:
         slug = re.sub(r"\W+", "_", token.name).strip("_") or "token"
         if slug in named or (folder / slug).exists():
