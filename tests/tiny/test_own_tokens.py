@@ -196,7 +196,19 @@ def test_a_damaged_token_is_listed_as_such_and_can_be_removed(tmp_path):
     place.mkdir()
     (place / "provenance.json").write_text("{")
     assert listed(tmp_path)["source"].tolist() == ["damaged"]
+    with pytest.raises(ValueError, match="no token ''"):
+        remove(tmp_path, "")
     assert remove(tmp_path, "broken") == place and not place.exists()
+
+
+def test_a_folder_without_provenance_is_listed_and_can_be_removed(tmp_path):
+    place = tmp_path / "dream"
+    place.mkdir()
+    (place / "learned_embeds.safetensors").write_bytes(b"half")
+    assert listed(tmp_path)[["folder", "source"]].values.tolist() == [["dream", "damaged"]]
+    with pytest.raises(ValueError, match="there are: dream"):
+        remove(tmp_path, "<other>")
+    assert remove(tmp_path, "dream") == place and not place.exists()
 
 
 def test_rows_of_another_width_reach_no_chapter(tmp_path):

@@ -15,6 +15,7 @@ from t2i_lens.inversion import published_files
 from t2i_lens.inversion.concept_library import locate
 from t2i_lens.inversion.embedding_table import load_inversions, load_variants
 from t2i_lens.inversion.embeddings import attach
+from t2i_lens.inversion.own_tokens import listed, remove
 from t2i_lens.inversion.published_files import (
     TOWERS,
     LearnedToken,
@@ -357,6 +358,47 @@ def test_a_name_that_is_taken_stays_with_the_token_that_has_it(own):
         add_tokens([second], "toy", "sd15", "b.bin")
     (kept,) = load_inversions(own / "sd15")
     assert torch.equal(kept.embedding, ONE)
+
+
+def test_an_addition_that_fails_leaves_no_token_and_can_be_made_again(own, monkeypatch):
+    tokens = [LearnedToken(name, (ONE,), "diffusers") for name in ("<a>", "<b>")]
+    whole = published_files.save
+
+    def full(inversion, folder):
+        if inversion.concept.placeholder_token == "<b>":
+            raise OSError(28, "No space left on device")
+        return whole(inversion, folder)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(OSError, match="sd15 cannot be written to: No space left"),
+    ):
+        patched.setattr(published_files, "save", full)
+        add_tokens(tokens, "toy", "sd15", "a.bin")
+    assert not list((own / "sd15").iterdir())
+    add_tokens(tokens, "toy", "sd15", "a.bin")
+    assert [place.name for place in sorted((own / "sd15").iterdir())] == ["a", "b"]
+
+
+def test_what_a_killed_addition_leaves_is_listed_and_takes_no_name(own, monkeypatch):
+    token = LearnedToken("<a>", (ONE,), "diffusers")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(published_files.os, "replace", interrupted)
+        # A kill gives no time to tidy up.
+        patched.setattr(
+            "tempfile.TemporaryDirectory.cleanup", lambda self: self._finalizer.detach()
+        )
+        add_tokens([token], "toy", "sd15", "a.bin")
+    (left,) = listed(own / "sd15")["folder"]
+    assert left.startswith(".adding-")
+    add_tokens([token], "toy", "sd15", "a.bin")
+    assert len(load_inversions(own / "sd15")) == 1
+    remove(own / "sd15", left)
+    assert listed(own / "sd15")["token"].tolist() == ["<a>"]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from t2i_lens.base.paths import DATA
 from t2i_lens.base.shapes import TowerRows
-from t2i_lens.inversion.embeddings import PROVENANCE, load
+from t2i_lens.inversion.embeddings import load
 from t2i_lens.models.clip_vocabulary import clip_tokenizer
 from t2i_lens.models.tokens import PUNCTUATION, add_names, check_name
 
@@ -127,22 +127,24 @@ def _taken(folder: Path) -> list[tuple[str, int]]:
 
 
 def listed(folder: Path) -> pd.DataFrame:
-    """The TI embeddings of a folder.
+    """The TI embeddings of a folder, the damaged ones and remains of interrupted commands too.
 
     Returns:
         Columns folder (its name), token, vectors (0 if damaged), width, class_word, source.
     """
     rows = []
-    for file in sorted(folder.glob(f"*/{PROVENANCE}")):
+    for place in sorted(folder.iterdir()) if folder.exists() else ():
+        if not place.is_dir():
+            continue
         try:
-            found = load(file.parent)
+            found = load(place)
         except (ValueError, OSError, KeyError):
-            rows.append((file.parent.name, "", 0, 0, "", "damaged"))
+            rows.append((place.name, "", 0, 0, "", "damaged"))
             continue
         source = found.provenance.get("source", "trained here")
         name, (vectors, width) = found.concept.placeholder_token, found.embedding.shape
         word = found.concept.superclass
-        rows.append((file.parent.name, name, vectors, width, word, source))
+        rows.append((place.name, name, vectors, width, word, source))
     columns = ["folder", "token", "vectors", "width", "class_word", "source"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -161,10 +163,12 @@ def remove(folder: Path, name: str) -> Path:
         ValueError: there is no such TI embedding.
     """
     table = listed(folder)
-    found = table[(table["token"] == name) | (table["folder"] == name)]
+    known = table["token"].where(
+        table["token"] != "", table["folder"]
+    )  # damaged ones have no token
+    found = table[(known == name) | (table["folder"] == name)]
     if found.empty:
-        known = ", ".join(table["token"].where(table["token"] != "", table["folder"]))
-        raise ValueError(f"no token {name!r} in {folder}; there are: {known or 'none'}")
+        raise ValueError(f"no token {name!r} in {folder}; there are: {', '.join(known) or 'none'}")
     target = folder / found["folder"].iloc[0]
     shutil.rmtree(target)
     return target
