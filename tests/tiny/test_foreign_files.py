@@ -266,6 +266,14 @@ def test_a_name_that_is_no_file_name_writes_nothing(tmp_path, name):
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "/"])
+def test_a_token_without_a_name_fit_for_a_file_is_not_converted(tmp_path, name):
+    torch.save({"<toy>": L}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="cannot name a file: give another with --name"):
+        write_tokens(read_tokens(tmp_path / "x.pt", name), tmp_path / "out", "a1111")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     torch.save({"<toy>": L}, tmp_path / "x.pt")
     (tmp_path / "out").write_text("a file, no folder")

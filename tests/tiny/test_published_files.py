@@ -351,6 +351,46 @@ def test_tokens_that_cannot_be_measured_are_refused_and_none_is_saved(
     assert not own.exists()
 
 
+T5 = torch.ones(1, 4096)
+
+
+@pytest.mark.parametrize("profile", ["sd15", "sd21", "sdxl", "sd3", "if"])
+@pytest.mark.parametrize(
+    ("content", "models"),
+    [
+        ({"clip_l": ONE, "clip_g": TWO, "t5xxl": T5}, "SD3"),
+        ({"clip_l": ONE, "t5xxl": T5}, "Flux"),
+        ({"t5xxl": T5}, "T5 of SD3, Flux or PixArt alone"),
+    ],
+    ids=["SD3", "Flux", "T5"],
+)
+def test_a_file_for_text_encoders_that_no_profile_trains_is_not_added(
+    own, tmp_path, profile, content, models
+):
+    torch.save(content, tmp_path / "dream.pt")
+    with pytest.raises(ValueError, match=rf"\({models}\), {profile} takes rows of width"):
+        add_tokens(read_tokens(tmp_path / "dream.pt"), "toy", profile, "dream.pt")
+    assert not own.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"emp_params_out": ONE}, {"clip_l_out": ONE}, {"clip_l_out": ONE, "clip_g_out": TWO}],
+)
+def test_rows_for_an_encoders_output_alone_are_not_added(own, tmp_path, content):
+    torch.save(content, tmp_path / "dream.pt")
+    with pytest.raises(ValueError, match="'dream' replaces an encoder's output"):
+        add_tokens(read_tokens(tmp_path / "dream.pt"), "toy", "sd15", "dream.pt")
+    assert not own.exists()
+
+
+def test_rows_for_the_output_beside_others_are_left_out_when_added(own, tmp_path):
+    torch.save({"emp_params": 2 * ONE, "emp_params_out": ONE}, tmp_path / "mydream.pt")
+    add_tokens(read_tokens(tmp_path / "mydream.pt"), "toy", "sd15", "mydream.pt")
+    (kept,) = load_inversions(own / "sd15")
+    assert torch.equal(kept.embedding, 2 * ONE)
+
+
 def test_a_name_that_is_taken_stays_with_the_token_that_has_it(own):
     first, second = (LearnedToken("<a>", (some,), "diffusers") for some in (ONE, 2 * ONE))
     add_tokens([first], "toy", "sd15", "a.bin")

@@ -149,7 +149,9 @@ def write_tokens(tokens: Sequence[LearnedToken], folder: Path, layout: Layout) -
     folder, contents = Path(folder), {}
     for token in tokens:
         target = folder / f"{token.name}.safetensors"
-        if Path(token.name).name != token.name or not token.name.isprintable():
+        # Path("..").name is "..", that of "" is "".
+        unfit = token.name.strip() in ("", "..") or Path(token.name).name != token.name
+        if unfit or not token.name.isprintable():
             raise ValueError(f"{token.name!r} cannot name a file: give another with --name")
         if token.output or len(token.rows) > len(TOWERS):
             raise ValueError(f"{token.name!r} has rows that neither tool reads")
