@@ -1,15 +1,19 @@
 """The clinic's door: files that it cannot treat are refused in one line."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from transformers import CLIPTokenizer
 
 from t2i_lens.base.lazy import Lazy
 from t2i_lens.experiments import clinic
+from t2i_lens.inversion.own_tokens import check_class_word, check_token
 from t2i_lens.methods.remedies import Remedy, load, prepared, remedies, rows, save
+from t2i_lens.models import profiles
 from t2i_lens.probes.sampling import generate
 from t2i_lens.probes.unet_hooks import cross_attention_layers
 from t2i_lens.study import clinic as visits
@@ -37,12 +41,34 @@ def written(folder, content):
         ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "is for SDXL"),
         ({"<x>": torch.ones(1, 768)}, "rows of width 768, the model needs 32"),
         ({"<x>": torch.ones(1, 32), "<y>": torch.ones(1, 32)}, "holds <x>, <y>"),
+        ({"emb_params_out": torch.ones(1, 32)}, "replaces an encoder's output"),
+        ({"cat": torch.ones(1, 32)}, "'cat' would replace an ordinary word in prompts: rename it"),
+        ({"my toy": torch.ones(1, 32)}, "cannot stand in a prompt: give another with --name"),
+        ({"a\x1b[31mb": torch.ones(1, 32)}, r"'a\\x1b\[31mb' cannot stand in a prompt"),
+        ({"<x>": torch.zeros(1, 32)}, "has a row of zeros"),
+        ({"<x>": torch.full((1, 32), 1e6)}, "beyond float16, in which sd15 runs"),
     ],
 )
 def test_a_file_that_cannot_be_treated_is_refused_in_one_line(subject, tmp_path, content, told):
     with pytest.raises(ValueError, match=told) as raised:
         visits.admit(subject, written(tmp_path, content), "toy", None)
-    assert "\n" not in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("word", ["<|endoftext|>", "toy ", ".", "1", "the", "red toy"])
+def test_a_class_word_that_names_nothing_is_refused_by_the_clinic(subject, tmp_path, word):
+    file = written(tmp_path, {"<x>": torch.ones(1, 32)})
+    with pytest.raises(ValueError, match="the class word .* (is not one word|names nothing)"):
+        visits.admit(subject, file, word, None)
+
+
+def test_the_clinic_takes_every_token_that_is_shipped():
+    subject = Subject("toybox")
+    folder = Path(profiles.get("toybox").repo) / "tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    for token in subject.tokens:
+        check_class_word(tokenizer, token.concept.superclass)
+        check_token(tokenizer, token.concept.placeholder_token, token.embedding, "toybox")
 
 
 def test_a_file_without_a_class_word_is_asked_for_one(subject, tmp_path):

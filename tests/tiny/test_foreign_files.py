@@ -4,11 +4,13 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 
 import pytest
 import safetensors.torch
 import torch
 
+from t2i_lens.inversion import tensor_files
 from t2i_lens.inversion.published_files import read_tokens, write_tokens
 
 L, G, T5 = torch.ones(2, 768), torch.ones(2, 1280), torch.ones(3, 4096)
@@ -141,6 +143,47 @@ def test_rows_out_of_order_in_memory_are_made_plain(tmp_path):
     assert token.rows[0].is_contiguous() and token.rows[0].shape == (4, 768)
 
 
+def zip_of(file, target):
+    """A file of torch with its parts compressed."""
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_before_it_is_read(
+    tmp_path, monkeypatch
+):
+    torch.save({"<toy>": torch.zeros(22_000, 768)}, tmp_path / "plain.pt")  # 64.5 MB
+    zip_of(tmp_path / "plain.pt", tmp_path / "x.pt")
+    assert (tmp_path / "x.pt").stat().st_size < 200_000
+    monkeypatch.setattr(torch, "load", None)  # whoever reads it calls this
+    for name in ("plain.pt", "x.pt"):
+        with pytest.raises(ValueError, match=f"{name} has 64 MB: too large for an embedding"):
+            read_tokens(tmp_path / name)
+
+
+def test_a_compressed_file_of_a_usual_size_is_read(tmp_path):
+    torch.save({"<toy>": L}, tmp_path / "plain.pt")
+    zip_of(tmp_path / "plain.pt", tmp_path / "x.pt")
+    (token,) = read_tokens(tmp_path / "x.pt")
+    assert torch.equal(token.rows[0], L)
+
+
+def test_a_safetensors_file_too_large_for_an_embedding_is_refused(tmp_path, monkeypatch):
+    safetensors.torch.save_file({"<toy>": L}, tmp_path / "x.safetensors")
+    monkeypatch.setattr(tensor_files, "LARGEST", 6000)  # 2 rows of 768 numbers take 6144 bytes
+    with pytest.raises(ValueError, match="too large for an embedding"):
+        read_tokens(tmp_path / "x.safetensors")
+
+
+def test_a_zip_without_a_directory_is_damaged(tmp_path):
+    torch.save({"<toy>": L}, tmp_path / "x.pt")
+    content = (tmp_path / "x.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="damaged or no PyTorch file: download it again"):
+        read_tokens(tmp_path / "x.pt")
+
+
 def header(text: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
@@ -221,6 +264,14 @@ def test_a_name_that_is_no_file_name_writes_nothing(tmp_path, name):
         write_tokens(read_tokens(tmp_path / "x.pt"), tmp_path / "out", "diffusers")
     assert str(refusal.value).isprintable()
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "/"])
+def test_a_token_without_a_name_fit_for_a_file_is_not_converted(tmp_path, name):
+    torch.save({"<toy>": L}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="cannot name a file: give another with --name"):
+        write_tokens(read_tokens(tmp_path / "x.pt", name), tmp_path / "out", "a1111")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

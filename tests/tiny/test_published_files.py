@@ -15,6 +15,7 @@ from t2i_lens.inversion import published_files
 from t2i_lens.inversion.concept_library import locate
 from t2i_lens.inversion.embedding_table import load_inversions, load_variants
 from t2i_lens.inversion.embeddings import attach
+from t2i_lens.inversion.own_tokens import listed, remove
 from t2i_lens.inversion.published_files import (
     TOWERS,
     LearnedToken,
@@ -350,6 +351,46 @@ def test_tokens_that_cannot_be_measured_are_refused_and_none_is_saved(
     assert not own.exists()
 
 
+T5 = torch.ones(1, 4096)
+
+
+@pytest.mark.parametrize("profile", ["sd15", "sd21", "sdxl", "sd3", "if"])
+@pytest.mark.parametrize(
+    ("content", "models"),
+    [
+        ({"clip_l": ONE, "clip_g": TWO, "t5xxl": T5}, "SD3"),
+        ({"clip_l": ONE, "t5xxl": T5}, "Flux"),
+        ({"t5xxl": T5}, "T5 of SD3, Flux or PixArt alone"),
+    ],
+    ids=["SD3", "Flux", "T5"],
+)
+def test_a_file_for_text_encoders_that_no_profile_trains_is_not_added(
+    own, tmp_path, profile, content, models
+):
+    torch.save(content, tmp_path / "dream.pt")
+    with pytest.raises(ValueError, match=rf"\({models}\), {profile} takes rows of width"):
+        add_tokens(read_tokens(tmp_path / "dream.pt"), "toy", profile, "dream.pt")
+    assert not own.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"emp_params_out": ONE}, {"clip_l_out": ONE}, {"clip_l_out": ONE, "clip_g_out": TWO}],
+)
+def test_rows_for_an_encoders_output_alone_are_not_added(own, tmp_path, content):
+    torch.save(content, tmp_path / "dream.pt")
+    with pytest.raises(ValueError, match="'dream' replaces an encoder's output"):
+        add_tokens(read_tokens(tmp_path / "dream.pt"), "toy", "sd15", "dream.pt")
+    assert not own.exists()
+
+
+def test_rows_for_the_output_beside_others_are_left_out_when_added(own, tmp_path):
+    torch.save({"emp_params": 2 * ONE, "emp_params_out": ONE}, tmp_path / "mydream.pt")
+    add_tokens(read_tokens(tmp_path / "mydream.pt"), "toy", "sd15", "mydream.pt")
+    (kept,) = load_inversions(own / "sd15")
+    assert torch.equal(kept.embedding, 2 * ONE)
+
+
 def test_a_name_that_is_taken_stays_with_the_token_that_has_it(own):
     first, second = (LearnedToken("<a>", (some,), "diffusers") for some in (ONE, 2 * ONE))
     add_tokens([first], "toy", "sd15", "a.bin")
@@ -357,6 +398,47 @@ def test_a_name_that_is_taken_stays_with_the_token_that_has_it(own):
         add_tokens([second], "toy", "sd15", "b.bin")
     (kept,) = load_inversions(own / "sd15")
     assert torch.equal(kept.embedding, ONE)
+
+
+def test_an_addition_that_fails_leaves_no_token_and_can_be_made_again(own, monkeypatch):
+    tokens = [LearnedToken(name, (ONE,), "diffusers") for name in ("<a>", "<b>")]
+    whole = published_files.save
+
+    def full(inversion, folder):
+        if inversion.concept.placeholder_token == "<b>":
+            raise OSError(28, "No space left on device")
+        return whole(inversion, folder)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(OSError, match="sd15 cannot be written to: No space left"),
+    ):
+        patched.setattr(published_files, "save", full)
+        add_tokens(tokens, "toy", "sd15", "a.bin")
+    assert not list((own / "sd15").iterdir())
+    add_tokens(tokens, "toy", "sd15", "a.bin")
+    assert [place.name for place in sorted((own / "sd15").iterdir())] == ["a", "b"]
+
+
+def test_what_a_killed_addition_leaves_is_listed_and_takes_no_name(own, monkeypatch):
+    token = LearnedToken("<a>", (ONE,), "diffusers")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(published_files.os, "replace", interrupted)
+        # A kill gives no time to tidy up.
+        patched.setattr(
+            "tempfile.TemporaryDirectory.cleanup", lambda self: self._finalizer.detach()
+        )
+        add_tokens([token], "toy", "sd15", "a.bin")
+    (left,) = listed(own / "sd15")["folder"]
+    assert left.startswith(".adding-")
+    add_tokens([token], "toy", "sd15", "a.bin")
+    assert len(load_inversions(own / "sd15")) == 1
+    remove(own / "sd15", left)
+    assert listed(own / "sd15")["token"].tolist() == ["<a>"]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from test_published_files import FILES, Intruder, write
 from typer.testing import CliRunner
 
-from t2i_lens.inversion import survey as surveys
+from t2i_lens.inversion import tensor_files
 from t2i_lens.inversion.public_norms import vocabulary_norm
 from t2i_lens.inversion.published_files import read_tokens
 from t2i_lens.inversion.survey import place_of, survey
@@ -106,7 +106,7 @@ def test_a_missing_path_is_named(tmp_path):
 
 
 def test_a_large_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(surveys, "LARGEST", 1000)
+    monkeypatch.setattr(tensor_files, "LARGEST", 1000)
     safetensors.torch.save_file({"emb_params": rows(0)}, tmp_path / "x.safetensors")
     assert "too large for an embedding" in measured(tmp_path).refused["reason"].item()
 

@@ -3,7 +3,9 @@
 Only tensors are read, see `tensor_files`.
 """
 
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,7 +149,9 @@ def write_tokens(tokens: Sequence[LearnedToken], folder: Path, layout: Layout) -
     folder, contents = Path(folder), {}
     for token in tokens:
         target = folder / f"{token.name}.safetensors"
-        if Path(token.name).name != token.name or not token.name.isprintable():
+        # Path("..").name is "..", that of "" is "".
+        unfit = token.name.strip() in ("", "..") or Path(token.name).name != token.name
+        if unfit or not token.name.isprintable():
             raise ValueError(f"{token.name!r} cannot name a file: give another with --name")
         if token.output or len(token.rows) > len(TOWERS):
             raise ValueError(f"{token.name!r} has rows that neither tool reads")
@@ -206,6 +210,7 @@ def add_tokens(
     Raises:
         ValueError: no such profile, or a shipped one; rows of another model or for two encoders; a
             name that cannot stand in a prompt or is taken. Nothing is saved then.
+        OSError: the folder cannot be written to.
     """
     from t2i_lens.models.profiles import (
         get,  # loads pipelines, which talk; other commands do not need it
@@ -230,21 +235,30 @@ def add_tokens(
         if len(given) != 1:
             raise ValueError(f"{token.name!r} is for two text encoders: no chapter measures those")
     folder, named = folder_of(profile), {}
-    check_addition([(t.name, t.rows[0]) for t in tokens], class_word, folder)
+    check_addition([(t.name, t.rows[0]) for t in tokens], class_word, folder, profile)
     for token in tokens:
         slug = re.sub(r"\W+", "_", token.name).strip("_") or "token"
         if slug in named or (folder / slug).exists():
-            raise ValueError(f"{folder / slug} is taken: give another name with --name")
+            raise ValueError(
+                f"{folder / slug} is taken: remove it, or give another name with --name"
+            )
         named[slug] = token
     none, nothing = np.zeros((0, 1, 1, 3), dtype=np.uint8), pd.DataFrame(columns=list(COLUMNS))
-    saved = []
-    for slug, token in named.items():
-        concept = Concept(
-            slug, token.name, class_word, class_word, images=none, hero=hero, kind=kind
-        )  # fmt: skip
-        rows, origin = token.rows[0].float(), {"source": source}
-        saved.append(save(Inversion(concept, rows, nothing, {}, origin), folder))
-    return saved
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Built apart, so that an interruption leaves no half of a token in its place.
+        with tempfile.TemporaryDirectory(prefix=".adding-", dir=folder) as apart:
+            for slug, token in named.items():
+                concept = Concept(
+                    slug, token.name, class_word, class_word, images=none, hero=hero, kind=kind
+                )  # fmt: skip
+                rows, origin = token.rows[0].float(), {"source": source}
+                save(Inversion(concept, rows, nothing, {}, origin), Path(apart))
+            for slug in named:
+                os.replace(Path(apart) / slug, folder / slug)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to: {error.strerror}") from None
+    return [folder / slug for slug in named]
 
 
 def add_public(token: PublicToken, profile: str) -> list[Path]:

@@ -24,7 +24,6 @@ from t2i_lens.inversion.tensor_files import PICKLED
 from t2i_lens.stats.metrics import predicted_norm
 
 SUFFIXES = (".safetensors", *PICKLED)
-LARGEST = 64 * 2**20  # bytes; the largest public embedding known has 4 MB, a checkpoint gigabytes
 # A number at the end of a name, after a separator: `learned_embeds-steps-500`, `easy-500`.
 NUMBER = re.compile(
     r"^(?P<stem>.*?)(?P<word>[-_. ]?(?:global)?[-_]?steps?)?[-_. ](?P<step>\d{1,9})$"
@@ -154,11 +153,8 @@ def survey(
 
 
 def _measure(file: Path, place: Place, keep: bool) -> list[Measured]:
-    size = file.stat().st_size
-    if not size:
+    if not file.stat().st_size:
         raise ValueError(f"{file} is empty")
-    if size > LARGEST:
-        raise ValueError(f"{file} has {size / 2**20:.0f} MB: too large for an embedding")
     try:
         tokens = read_tokens(file)
     except UnnamedTokenError:

@@ -5,6 +5,7 @@ A pickle goes through torch's weights-only reader, which refuses code.
 
 import pickletools
 import re
+import zipfile
 from pathlib import Path
 
 import safetensors.torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from t2i_lens.models.model_files import check_safetensors
 
 PICKLED = (".bin", ".pt")
+LARGEST = 64 * 2**20  # bytes; the largest public embedding known has 4 MB, a checkpoint gigabytes
+ZIPPED = b"PK\x03\x04"  # begins what torch saves since 1.6
 # What stands in place of a file that was not downloaded.
 STAND_INS = {b"version https://git-lfs": "a pointer of Git LFS", b"<": "a web page"}
 REFUSALS = r"Unsupported|unsupported|Trying to|Can only|Only persistent_load"
@@ -25,7 +28,8 @@ def read_tensors(file: Path) -> object:
     Raises:
         FileNotFoundError: there is no such file.
         PermissionError: it may not be read.
-        ValueError: it is damaged, has another suffix, or holds code; the message says which.
+        ValueError: it is damaged, has another suffix, is larger than `LARGEST`, also once
+            unpacked, or holds code; the message says which.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: check the path")
@@ -40,7 +44,24 @@ def read_tensors(file: Path) -> object:
     for mark, what in STAND_INS.items():
         if begin.startswith(mark):
             raise ValueError(f"{file} is {what}: download the file itself")
+    if suffix in PICKLED and begin.startswith(ZIPPED):
+        _check_size(file, _unpacked_size(file))
+    _check_size(file, file.stat().st_size)
     return _read_safetensors(file) if suffix == ".safetensors" else _read_pickle(file)
+
+
+def _check_size(file: Path, size: int) -> None:
+    if size > LARGEST:
+        raise ValueError(f"{file} has {size / 2**20:.0f} MB: too large for an embedding")
+
+
+def _unpacked_size(file: Path) -> int:
+    """Bytes of everything in a zip, as its directory states them; torch reads no more."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        raise ValueError(f"{file} is damaged or no PyTorch file: download it again") from None
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -18,6 +18,10 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 PUNCTUATION = ".,;:!?'\"()[]"  # stands around a word without being part of it
+SIGNS = PUNCTUATION + "“”‘’/&"  # also between words: and/or
+HYPHENS = "-‐‑–—"
+NUMBER = re.compile(r"[#$£€]?\d[\d%+-]*(st|nd|rd|th|s|d|k|x|px|mm|cm|m)?")
+APOSTROPHE = re.compile(r"[^\W_]+['’][^\W_]*")  # don't, cat's
 
 
 class Word(NamedTuple):
@@ -152,19 +156,30 @@ def add_placeholder(
 
 
 def is_ordinary(tokenizer: CLIPTokenizer, name: str) -> bool:
-    """Whether a name is a word that ordinary prompts hold, or a sign of punctuation.
+    """Whether a name is a word or number that ordinary prompts hold, or a sign of punctuation.
 
-    CLIP's vocabulary has a word as an entry of its own, such as `umbrella</w>`, in lower case.
+    CLIP's vocabulary has a word as an entry of its own, such as `umbrella</w>`, in lower case. A
+    hyphen may divide an entry (`t-shirt`), signs may stand between several (`and/or`), and a word
+    with an apostrophe is ordinary whatever its parts.
+
+    Not decided: a compound that is no entry, such as `birdhouse` or `x-ray`. Its parts are
+    words, but so are those of `easynegative` and `cat-toy`, which are names of public tokens.
     """
-    pieces = tokenizer.tokenize(name.strip(PUNCTUATION).lower())
-    return not pieces or (len(pieces) == 1 and pieces[0].endswith("</w>"))
+    text = name.strip(SIGNS).lower()
+    if any(APOSTROPHE.fullmatch(part) for part in re.split(f"[{HYPHENS}]", text)):
+        return True
+    parts = filter(None, re.split(f"[{re.escape(SIGNS)}]+", text))
+    return all(NUMBER.fullmatch(part) or _is_entry(tokenizer, part) for part in parts)
 
 
-def add_names(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[int, ...]:
-    """Gives a placeholder its tokens in one tokenizer; no model is changed.
+def _is_entry(tokenizer: CLIPTokenizer, text: str) -> bool:
+    undivided = re.sub(f"(?<=\\w)[{HYPHENS}](?=\\w)", "", text)
+    found = (tokenizer.tokenize(some) for some in (text, undivided))
+    return any(not some or (len(some) == 1 and some[0].endswith("</w>")) for some in found)
 
-    Returns:
-        The new ids, one per vector.
+
+def check_name(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> None:
+    """Refuse a placeholder that a tokenizer could not read, or that would change other prompts.
 
     Raises:
         ValueError: as `add_placeholder`.
@@ -186,9 +201,24 @@ def add_names(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> t
         )
     if is_ordinary(tokenizer, placeholder):
         raise ValueError(f"{placeholder!r} would replace an ordinary word in prompts: rename it")
+    if placeholder[0] in HYPHENS or placeholder[-1] in HYPHENS:
+        raise ValueError(f"{placeholder!r} begins or ends with a hyphen: rename it")
+
+
+def add_names(tokenizer: CLIPTokenizer, placeholder: str, num_vectors: int) -> tuple[int, ...]:
+    """Gives a placeholder its tokens in one tokenizer; no model is changed.
+
+    Returns:
+        The new ids, one per vector.
+
+    Raises:
+        ValueError: as `add_placeholder`.
+    """
+    check_name(tokenizer, placeholder, num_vectors)
+    names = _token_names(placeholder, num_vectors)
     # Not normalised: the lower-casing tokenizer would otherwise lose names in upper case.
-    # A bare word must not match inside another word.
-    bare = re.fullmatch(r"\w.*\w|\w", placeholder) is not None
+    # A name with a letter at either edge must not match inside another word.
+    bare = re.search(r"^\w|\w$", placeholder) is not None
     tokenizer.add_tokens([AddedToken(n, normalized=False, single_word=bare) for n in names])
     return tuple(tokenizer.convert_tokens_to_ids(names))
 

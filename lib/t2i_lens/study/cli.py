@@ -265,7 +265,8 @@ def clinic(
     patient, words = visits.admit(subject, source, class_word, name)
     prompts = visits.prompts()
     seconds = examined.cost(subject.pipe.get(), prompts)
-    print(f"{patient.name} against {patient.class_word!r}: about {max(1, seconds / 60):.0f} min",
+    shown, minutes = embeddings_cli.shown, max(1, seconds / 60)
+    print(shown(f"{patient.name} against {patient.class_word!r}: about {minutes:.0f} min"),
           flush=True)  # fmt: skip
     found = visits.visit(subject, patient, words, prompts)
     output.mkdir(parents=True, exist_ok=True)
@@ -273,7 +274,7 @@ def clinic(
     page = better.with_suffix(".html")
     page.write_text(visits.page(found, source, profile, better), encoding="utf-8")
     for line in (*found.findings, visits.advice(found), str(page), str(better)):
-        print(line)
+        print(shown(line))
 
 
 @app.command("profiles")

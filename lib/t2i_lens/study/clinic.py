@@ -16,6 +16,7 @@ from t2i_lens.figures.curves import Curve, curves
 from t2i_lens.figures.pictures import picture_grid
 from t2i_lens.inversion.embedding_table import Vocabulary, read_table
 from t2i_lens.inversion.embeddings import PROVENANCE
+from t2i_lens.inversion.own_tokens import check_class_word, check_token
 from t2i_lens.inversion.published_files import LearnedToken, read_tokens
 from t2i_lens.inversion.training_plan import recipe
 from t2i_lens.methods import remedies
@@ -60,7 +61,8 @@ def admit(
         name: See `published_files.read_tokens`.
 
     Raises:
-        ValueError: several tokens or vectors, rows of another model, or no class word.
+        ValueError: several tokens or vectors, rows of another model or for an encoder's output, no
+            class word, or as `own_tokens.check_class_word` and `check_token`.
         OSError: there is no such file.
     """
     tokens = read_tokens(file, name)
@@ -74,6 +76,8 @@ def admit(
         raise ValueError(f"{token.name!r}: name an ordinary word for it with --class-word")
     pipe = subject.pipe.get()
     _refuse(token, pipe)
+    check_class_word(pipe.tokenizer, word)
+    check_token(pipe.tokenizer, token.name, token.rows[0], subject.model.name)
     table = read_table(pipe, [word])
     words, config = subject.vocabulary(table), about.get("config", {})
     own = table["rows"][table["word_ids"][0]]
@@ -85,6 +89,8 @@ def admit(
 def _refuse(token: LearnedToken, pipe) -> None:
     widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in text_towers(pipe)]
     given = [rows.shape[1] for rows in token.rows]
+    if token.output:
+        raise ValueError(f"{token.name!r} replaces an encoder's output: the clinic treats inputs")
     if len(given) > 1:
         raise ValueError(f"{token.name!r} is for SDXL: the clinic treats tokens of SD 1 and 2")
     if given != widths:

@@ -130,7 +130,7 @@ def remove(
 
     if not get(profile).on_hub:
         raise ValueError(f"the TI embeddings of {profile} are shipped: name another profile")
-    print(f"removed {delete(folder_of(profile), token)}")
+    print(shown(f"removed {delete(folder_of(profile), token)}"))
 
 
 def shown(text: str) -> str:
