@@ -163,9 +163,7 @@ def remove(folder: Path, name: str) -> Path:
         ValueError: there is no such TI embedding.
     """
     table = listed(folder)
-    known = table["token"].where(
-        table["token"] != "", table["folder"]
-    )  # damaged ones have no token
+    known = table["token"].where(table["token"] != "", table["folder"])  # damaged: no token
     found = table[(known == name) | (table["folder"] == name)]
     if found.empty:
         raise ValueError(f"no token {name!r} in {folder}; there are: {', '.join(known) or 'none'}")
