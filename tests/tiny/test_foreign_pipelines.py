@@ -7,16 +7,20 @@ from accelerate import cpu_offload
 from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
+    StableDiffusionSAGPipeline,
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
 from t2i_lens.inversion.embedding_table import read_table
 from t2i_lens.inversion.embeddings import attach_rows
-from t2i_lens.inversion.training_data import encoded_pictures
+from t2i_lens.inversion.training import train
+from t2i_lens.inversion.training_data import InversionConfig, encoded_pictures
+from t2i_lens.methods.prompt_to_prompt import Replacement, draw_replaced
 from t2i_lens.models.tokens import encode
 from t2i_lens.probes.cross_attention import Keep, record
 from t2i_lens.probes.edits import Inject, Scale, Value
+from t2i_lens.probes.projections import replaced_projections
 from t2i_lens.probes.sampling import generate, initial_latents, text_states
 from t2i_lens.probes.text_attention import read_prompts
 from t2i_lens.probes.text_encoder_hooks import layer_weights
@@ -24,11 +28,22 @@ from t2i_lens.probes.unet_hooks import cross_attention_layers, edited_cross_atte
 
 QUICK = {"num_inference_steps": 2, "guidance_scale": 5.0}
 STATES = Value("states", torch.ones(77, 32))
+
+
+def with_compiled_forward(*parts):
+    for part in parts:
+        part.forward = torch.compile(part.forward, backend="eager")
+
+
 COMPILE = {
     "as a whole": lambda network: torch.compile(network, backend="eager"),
     "in place": lambda network: network.compile(backend="eager") or network,
     "in part": lambda network: (
         [part.compile(backend="eager") for part in list(network.children())[-1:]] and network
+    ),
+    "by its forward": lambda network: with_compiled_forward(network) or network,
+    "by a part's forward": lambda network: (
+        with_compiled_forward(*list(network.children())[-1:]) or network
     ),
 }
 compiled = pytest.mark.parametrize("compiled", COMPILE.values(), ids=COMPILE)
@@ -75,6 +90,18 @@ def test_a_processor_past_the_projections_is_refused_instead_of_edited_in_vain(p
         generate(pipe, ["a cat"], [0], recorder=recorder, **QUICK)
 
 
+def test_keys_and_maps_are_not_replaced_in_vain_either(pipe):
+    (path, *_) = cross_attention_layers(pipe.unet)
+    pipe.unet.get_submodule(path).set_processor(Reader())
+    with (
+        pytest.raises(ValueError, match="Reader does not use a layer's to_k and to_v"),
+        replaced_projections(pipe.unet, lambda layer, stage, states, output: output),
+    ):
+        generate(pipe, ["a cat"], [0], **QUICK)
+    with pytest.raises(ValueError, match="Reader does not use a layer's to_k and to_v"):
+        draw_replaced(pipe, [("a cat", "a dog")], [Replacement(1.0, 0.0)], [0], **QUICK)
+
+
 def perturbed(pipe):
     return StableDiffusionPAGPipeline(
         **pipe.components, pag_applied_layers=["mid"], requires_safety_checker=False
@@ -90,6 +117,15 @@ def test_perturbed_attention_guidance_is_refused_not_mixed(pipe, guidance_scale,
     for watch in (record(pag), edited_cross_attention(pag, [[Inject(STATES)]] * len(prompts))):
         with pytest.raises(ValueError, match="only plain guidance|two halves|another size"), watch:
             pag(prompts, output_type="latent", **call)
+
+
+def test_a_pipeline_that_does_not_say_whether_it_is_guided_is_refused(pipe):
+    parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
+    sag = StableDiffusionSAGPipeline(**parts, requires_safety_checker=False)
+    sag.set_progress_bar_config(disable=True)
+    refused = pytest.raises(ValueError, match="SAGPipeline does not say whether it is guided")
+    with refused, record(sag):
+        sag("a cat", num_inference_steps=1, output_type="latent")
 
 
 def test_perturbed_guidance_that_is_off_is_recorded(pipe):
@@ -188,6 +224,12 @@ def test_the_weights_of_an_offloaded_encoder_are_refused_and_it_still_draws(pipe
     assert generate(pipe, ["a cat"], [0], **QUICK).std() > 1
 
 
+def test_no_token_is_trained_on_an_offloaded_model(make_pipe, make_concept):
+    pipe, config = offloaded(make_pipe()), InversionConfig(steps=1, learning_rate=1e-3)
+    with pytest.raises(ValueError, match="the text encoder is offloaded: load the model whole"):
+        train(pipe, [make_concept("cat")], config)
+
+
 def test_a_unet_that_states_its_size_as_a_pair_draws_it(pipe, make_concept):
     square = generate(pipe, ["a cat"], [0], **QUICK)
     pipe.unet.register_to_config(sample_size=(8, 8))
@@ -243,6 +285,22 @@ def test_pictures_that_are_no_numbers_are_refused_instead_of_black(pipe):
 def test_settings_of_a_drawing_out_of_range_are_refused(shared_pipe, wrong):
     with pytest.raises(ValueError, match="generate needs a step"):
         generate(shared_pipe, ["a cat"], [0], **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"height": -8}, "-8 by None pixels"), ({"width": 0}, "None by 0 pixels"),
+     ({"height": 1}, "a side has at least")],
+)  # fmt: skip
+def test_a_picture_without_room_for_a_latent_is_refused(shared_pipe, wrong, told):
+    with pytest.raises(ValueError, match=told):
+        generate(shared_pipe, ["a cat"], [0], **QUICK, **wrong)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 2**70])
+def test_a_seed_that_no_generator_takes_is_named(shared_pipe, seed):
+    with pytest.raises(ValueError, match=f"seed {seed} is not from 0"):
+        generate(shared_pipe, ["a cat"], [seed], **QUICK)
 
 
 @pytest.mark.parametrize("name", ["cat", "Cat", "photo", "a", "cat,", "(dog)", "*", "...", ","])

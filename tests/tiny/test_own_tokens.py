@@ -219,6 +219,8 @@ def test_rows_of_another_width_reach_no_chapter(tmp_path):
     subject.folder = tmp_path
     with pytest.raises(ValueError, match="has rows of width 768, toybox takes 128: remove it"):
         subject.tokens  # noqa: B018
+    with pytest.raises(ValueError, match="has rows of width 768, toybox takes 128: remove it"):
+        subject.variants  # noqa: B018
 
 
 @pytest.mark.parametrize("kind", ["single", "objects", "single objects"])

@@ -222,6 +222,18 @@ def test_a_batch_of_another_size_is_refused(pipe):
         draw_rows(pipe, texts, ["a cat"] * 2, [1, 2], **QUICK)
 
 
+def test_a_step_that_calls_the_transformer_twice_is_refused_not_mixed(pipes):
+    pipe = pipes["joint"]
+    pipe.set_progress_bar_config(disable=True)
+    (first, *_) = joint_layers(pipe)
+    skipping = {"skip_guidance_layers": [0], "skip_layer_guidance_start": -1.0,
+                "skip_layer_guidance_stop": 1.0, "output_type": "latent"}  # fmt: skip
+    states = torch.zeros(1, *pipe.encode_prompt("a cat", None, None)[0].shape[1:])
+    for watch in (recorded_attention(pipe, [first]), injected_text(pipe, [[first]], states)):
+        with pytest.raises(ValueError, match="only plain guidance|another size|two halves"), watch:
+            pipe("a cat", **QUICK, **skipping)
+
+
 def test_fused_projections_of_joint_layers_are_refused(pipes):
     pipe = pipes["joint"]
     before = pipe.transformer.attn_processors

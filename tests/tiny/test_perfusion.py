@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
+from diffusers import StableDiffusionPAGPipeline
 from families import tiny_sdxl
 
 from t2i_lens.inversion.training import initializer_rows
@@ -87,6 +89,28 @@ def test_the_edited_layer_computes_the_equation(make_pipe):
     share = torch.sigmoid(torch.tensor((1 - edit.beta) / edit.tau))
     # float32: sums of 32 products of numbers of about ten.
     assert torch.allclose(changed, share * edit.values[path], atol=1e-4)
+
+
+def test_an_edit_at_a_position_is_not_made_in_guidance_of_three_branches(make_pipe):
+    pipe = make_pipe("kl")
+    edit = replace(random_edit(pipe, 32, (32,)), positional=True)
+    pag = StableDiffusionPAGPipeline(
+        **pipe.components, pag_applied_layers=["mid"], requires_safety_checker=False
+    )
+    pag.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 1, "guidance_scale": 5.0, "pag_scale": 3.0}
+    refused = pytest.raises(ValueError, match="only plain guidance|two halves")
+    with refused, concept_edits.applied(pag, [edit], positions=[2]):
+        pag(["a toy", "a toy"], output_type="latent", **call)
+
+
+def test_a_concept_is_not_edited_in_an_offloaded_unet(make_pipe):
+    pipe = make_pipe("kl")
+    edit = random_edit(pipe, 32, (32,))
+    cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
+    refused = pytest.raises(ValueError, match="the U-Net is offloaded: load the model whole")
+    with refused, concept_edits.applied(pipe, [edit]):
+        pass
 
 
 @pytest.fixture

@@ -53,7 +53,8 @@ def test_without_decay_there_is_no_ceiling():
 @pytest.mark.parametrize(
     "given",
     [{"norm": float("nan")}, {"norm": -1.0}, {"steps": -1}, {"learning_rate": 0.0},
-     {"weight_decay": -0.1}],
+     {"weight_decay": -0.1}, {"learning_rate": float("nan")}, {"learning_rate": float("inf")},
+     {"weight_decay": float("nan")}, {"weight_decay": float("inf")}],
 )  # fmt: skip
 def test_numbers_that_no_training_has_are_refused(given):
     norm = given.pop("norm", 3.0)

@@ -126,9 +126,10 @@ def place(
     """
     if not (np.isfinite(norm) and norm >= 0 and width > 0):
         raise ValueError(f"norm {norm} at width {width}: give a finite norm of at least 0")
-    if (steps is not None and steps < 0) or (learning_rate is not None and learning_rate <= 0):
+    rate_fails = learning_rate is not None and not 0 < learning_rate < np.inf
+    if rate_fails or (steps is not None and steps < 0):
         raise ValueError(f"steps {steps}, rate {learning_rate}: steps from 0, rate above 0")
-    if weight_decay < 0:
+    if not 0 <= weight_decay < np.inf:
         raise ValueError(f"decay {weight_decay}: give a decay of at least 0")
     start = vocabulary_norm(width) if initial is None else initial
     alike = tokens()[tokens()["d"] == width]

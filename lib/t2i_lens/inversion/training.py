@@ -33,6 +33,7 @@ from t2i_lens.inversion.embeddings import (
     identity,
 )
 from t2i_lens.inversion.training_data import Draws, InversionConfig, sentences, template_rows
+from t2i_lens.probes.hookable import require_loaded
 from t2i_lens.probes.sampling import require
 
 # What all runs of a batch have in common.
@@ -61,10 +62,12 @@ def train(
         In the order of the concepts; `attach` puts one into a pipeline.
 
     Raises:
-        ValueError: another pipeline, no or repeated runs, configs that cannot share a batch, an
-            initializer of several tokens, or a sentence that does not fit.
+        ValueError: another pipeline or an offloaded one, no or repeated runs, configs that cannot
+            share a batch, an initializer of several tokens, or a sentence that does not fit.
     """
     require(pipe, StableDiffusionPipeline, "tokens are trained with Stable Diffusion 1 and 2")
+    for name, network in (("text encoder", pipe.text_encoder), ("U-Net", pipe.unet)):
+        require_loaded(network, name)
     configs = [config] * len(concepts) if isinstance(config, InversionConfig) else list(config)
     runs = list(zip(concepts, configs, strict=True))
     distinct = {(concept.name, concept.captions, settings) for concept, settings in runs}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2i_lens.base.files import seed_of
 from t2i_lens.inversion.embeddings import Concept
+from t2i_lens.probes.hookable import execution_device
 
 IMAGENET_TEMPLATES_SMALL = (
     "a photo of a {}",
@@ -173,7 +174,8 @@ def encoded_pictures(
         images = np.stack([np.asarray(image) for image in sized])
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) / 127.5 - 1
     means, spreads = [], []
-    for picture in torch.cat([pixels, pixels.flip(-1)]).to(pipe.vae.device, pipe.vae.dtype):
+    device = execution_device(pipe.vae)
+    for picture in torch.cat([pixels, pixels.flip(-1)]).to(device, pipe.vae.dtype):
         encoded = pipe.vae.encode(picture[None])
         if hasattr(encoded, "latent_dist"):
             means.append(encoded.latent_dist.mean)

@@ -23,6 +23,7 @@ from t2i_lens.models.tokens import TokenRow, encode
 from t2i_lens.probes.sampling import SAMPLED, generate, require
 from t2i_lens.probes.unet_hooks import (
     check_guidance,
+    check_read,
     cross_attention_layers,
     guidance_branches,
     hold,
@@ -155,6 +156,7 @@ def replaced_maps(
             for layer, kind in ((cross, "cross"), (own, "own")):
                 watch(hooks, layer.to_q, kind, from_source)
                 watch(hooks, layer.to_k, kind, from_source)
+                check_read(hooks, layer, (layer.to_q, layer.to_k, layer.to_v))
             watch(hooks, cross.to_v, "cross", mapped)
         yield
 

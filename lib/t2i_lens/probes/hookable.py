@@ -18,11 +18,28 @@ def require_hookable(network: nn.Module, name: str) -> None:
     """
     for path, module in network.named_modules():
         # torch.compile wraps a module; `module.compile()` and regional compiling replace its call.
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+        wrapped = "_orig_mod" in module._modules or module._compiled_call_impl is not None
+        if wrapped or _is_compiled(module):
             part = f" ({path})" if path else ""
             raise ValueError(f"the {name} is compiled{part}: use it as it was before that")
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(f"the {name} is scripted: use it as it was before that")
+
+
+def require_loaded(network: nn.Module, name: str) -> None:
+    """Refuses a network whose weights accelerate keeps elsewhere.
+
+    Raises:
+        ValueError: it is offloaded.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise ValueError(f"the {name} is offloaded: load the model whole")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` made the forward of a module, or of what accelerate put around it."""
+    forwards = (getattr(module, name, None) for name in ("forward", "_old_forward"))
+    return any(hasattr(forward, "_torchdynamo_orig_callable") for forward in forwards)
 
 
 def execution_device(network: nn.Module) -> torch.device:

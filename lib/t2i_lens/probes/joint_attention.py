@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from t2i_lens.models.architectures import text_layers
 from t2i_lens.probes.hookable import require_hookable
-from t2i_lens.probes.unet_hooks import guidance_branches, hold
+from t2i_lens.probes.unet_hooks import check_guidance, guidance_branches, hold
 
 
 def joint_layers(pipe, expected: int | None = None) -> dict[str, nn.Module]:
@@ -60,7 +60,8 @@ def injected_text(
             The conditional half alone gets them.
 
     Raises:
-        ValueError: as `joint_layers`, no such layer, or a batch of another size.
+        ValueError: as `joint_layers`, no such layer, a batch of another size, or more than plain
+            guidance.
     """
     found = joint_layers(pipe)
     unknown = {path for of_row in layers for path in of_row} - set(found)
@@ -69,6 +70,7 @@ def injected_text(
     with torch.no_grad():
         embedded = pipe.transformer.context_embedder(states)
     with ExitStack() as hooks:
+        check_guidance(hooks, pipe)
         for path, layer in found.items():
             rows = [row for row, of_row in enumerate(layers) if path in of_row]
             if rows:

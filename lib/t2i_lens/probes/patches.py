@@ -255,8 +255,7 @@ def _hooked(
         return hook
 
     with ExitStack() as hooks:
-        if getattr(pipe, "unet", None) is not None:
-            check_guidance(hooks, pipe)
+        check_guidance(hooks, pipe)
         hold(hooks, denoiser(pipe).register_forward_pre_hook(next_step))
         for path in layers:
             site = sites[path]

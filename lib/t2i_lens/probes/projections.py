@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
-from t2i_lens.probes.unet_hooks import cross_attention_layers, hold
+from t2i_lens.probes.unet_hooks import check_read, cross_attention_layers, hold
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def replaced_projections(
             The graph is kept where gradients are on.
 
     Raises:
-        ValueError: as `cross_attention_layers`.
+        ValueError: as `cross_attention_layers`, or a layer does not use its projections.
     """
     with ExitStack() as hooks:
         for path, layer in cross_attention_layers(unet).items():
@@ -33,4 +33,5 @@ def replaced_projections(
                     return edit(path, stage, inputs[0], output)
 
                 hold(hooks, projection.register_forward_hook(replace))
+            check_read(hooks, layer, (layer.to_k, layer.to_v))
         yield

@@ -47,10 +47,17 @@ def initial_latents(
         seeds: One per image.
         height: Of the picture in pixels; the model's own if None.
         width: As height.
+
+    Raises:
+        ValueError: a side below one latent, or a seed that no generator takes.
     """
     unet = unet_of(pipe)
     factor, native = pipe.vae_scale_factor, unet.config.sample_size
     tall, wide = (native, native) if isinstance(native, int) else native
+    if any(side is not None and side < factor for side in (height, width)):
+        raise ValueError(f"{height} by {width} pixels: a side has at least {factor}")
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**64]:
+        raise ValueError(f"seed {wrong[0]} is not from 0 to 2**64 - 1")
     shape = (
         unet.config.in_channels,
         height // factor if height else tall,
@@ -146,7 +153,7 @@ def generate(
 
     Raises:
         ValueError: no prompt, no seed, no step, a prompt that is too long, numbers that are not
-            finite, or as the edits do.
+            finite, or as `initial_latents` and the edits do.
     """
     if not prompts or not seeds:
         raise ValueError("generate needs at least one prompt and one seed")

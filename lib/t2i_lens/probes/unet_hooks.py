@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2i_lens.models.architectures import text_layers
+from t2i_lens.models.architectures import denoiser, text_layers
 from t2i_lens.probes import attention_kernels
 from t2i_lens.probes.edits import Edit, Site
 from t2i_lens.probes.hookable import require_hookable
@@ -109,12 +109,19 @@ def guidance_branches(pipe, batch: int) -> dict[str, slice]:
         pipe: A pipeline that is being called.
         batch: Rows the U-Net got.
     """
-    if not pipe.do_classifier_free_guidance:
+    if not _is_guided(pipe):
         return {"conditional": slice(0, batch)}
     pictures, odd = divmod(batch, 2)
     if odd:
         raise ValueError(f"{batch} rows cannot be two halves of classifier-free guidance")
     return {"unconditional": slice(0, pictures), "conditional": slice(pictures, batch)}
+
+
+def _is_guided(pipe) -> bool:
+    guided = getattr(pipe, "do_classifier_free_guidance", None)
+    if guided is None:
+        raise ValueError(f"{type(pipe).__name__} does not say whether it is guided: not supported")
+    return guided
 
 
 @contextmanager
@@ -210,30 +217,50 @@ def edited_cross_attention(
         yield
 
 
+def check_read(hooks: ExitStack, layer: nn.Module, projections: Sequence[nn.Module]) -> None:
+    """Refuses, after a layer has run, one whose processor passed its projections by.
+
+    Args:
+        hooks: The check ends with them.
+    """
+    ran: set[int] = set()
+
+    def check(*_) -> None:
+        if len(ran) < len(projections):
+            raise _unread(layer)
+        ran.clear()
+
+    for number, projection in enumerate(projections):
+        hold(hooks, projection.register_forward_hook(lambda *_, n=number: ran.add(n)))
+    hold(hooks, layer.register_forward_hook(check))
+
+
 def check_guidance(hooks: ExitStack, pipe, begin: Callable[[], None] = lambda: None) -> None:
-    """Refuses drawings whose U-Net batch is not what `guidance_branches` takes it for.
+    """Refuses drawings whose batches are not what `guidance_branches` takes them for.
 
     Pipelines with more branches (perturbed attention, a guided picture) or with more than one call
-    of the U-Net in a step show it only in the number of rows that the sampler gets.
+    of the U-Net or transformer in a step (skipped layers) show it only in the number of rows that
+    the sampler gets.
 
     Args:
         hooks: The check ends with them.
         begin: Called when the sampler is set up for a drawing.
     """
-    calls: list[int] = []  # rows of the U-Net in this step
-    sampler = pipe.scheduler
+    calls: list[int] = []  # rows of the denoiser in this step
+    sampler, network = pipe.scheduler, denoiser(pipe)
     step, set_timesteps = sampler.step, sampler.set_timesteps
 
     def count(_, inputs: tuple, named: dict) -> None:
-        calls.append(len(inputs[0] if inputs else named["sample"]))
+        states = inputs[0] if inputs else named.get("sample", named.get("hidden_states"))
+        calls.append(len(states))
 
     @wraps(step)
     def checked(*inputs, **named):
         pictures = len(signature(step).bind(*inputs, **named).arguments["sample"])
-        branches = 2 if pipe.do_classifier_free_guidance else 1
+        branches = 2 if _is_guided(pipe) else 1
         if calls and calls != [branches * pictures]:
             raise ValueError(
-                f"{type(pipe).__name__} gives the U-Net {sum(calls)} rows for {pictures} a step: "
+                f"{type(pipe).__name__} denoises {sum(calls)} rows for {pictures} pictures a step: "
                 "only plain guidance, or none, is supported"
             )
         calls.clear()
@@ -245,7 +272,7 @@ def check_guidance(hooks: ExitStack, pipe, begin: Callable[[], None] = lambda: N
         begin()
         return set_timesteps(*inputs, **named)
 
-    hold(hooks, unet_of(pipe).register_forward_pre_hook(count, with_kwargs=True))
+    hold(hooks, network.register_forward_pre_hook(count, with_kwargs=True))
     attention_kernels.replace(hooks, sampler, "step", checked)
     attention_kernels.replace(hooks, sampler, "set_timesteps", begun)
 

@@ -95,15 +95,17 @@ class Subject:
         if not any(self.folder.glob("*/provenance.json")):
             bring_public(self.model.name)
         found = embedding_table.load_inversions(self.folder)
-        (width, *_) = profiles.text_widths(self.model) or (0,)
         for inversion in found:
-            given = inversion.embedding.shape[1]
-            if given != width:
-                raise ValueError(
-                    f"{inversion.concept.placeholder_token!r} has rows of width {given}, "
-                    f"{self.model.name} takes {width}: remove it from {self.folder}"
-                )
+            self._require_width(inversion.concept.placeholder_token, inversion.embedding.shape[1])
         return found
+
+    def _require_width(self, token: str, given: int) -> None:
+        (width, *_) = profiles.text_widths(self.model) or (0,)
+        if given != width:
+            raise ValueError(
+                f"{token!r} has rows of width {given}, {self.model.name} takes {width}: "
+                f"remove it from {self.folder}"
+            )
 
     def require_tokens(self, chapter: str, kind: str, count: int) -> None:
         """Refuse a profile with fewer TI embeddings than a chapter compares.
@@ -131,8 +133,15 @@ class Subject:
 
     @cached_property
     def variants(self) -> pd.DataFrame:
-        """All its TI embeddings that were trained here, see `embedding_table.load_variants`."""
-        return embedding_table.load_variants(self.folder)
+        """All its TI embeddings that were trained here, see `embedding_table.load_variants`.
+
+        Raises:
+            ValueError: one is of another width than the model's; or as `load_variants`.
+        """
+        found = embedding_table.load_variants(self.folder)
+        for token, vector in zip(found["placeholder_token"], found["vector"], strict=True):
+            self._require_width(token, len(vector))
+        return found
 
     @property
     def doses_folder(self) -> Path:

@@ -9,7 +9,7 @@ Shown in: notebooks/22_perfusion.ipynb
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from t2i_lens.inversion.embeddings import attach_rows
 from t2i_lens.methods.perfusion import equations
 from t2i_lens.models.architectures import empty_component, read_config
 from t2i_lens.models.tokens import text_towers
+from t2i_lens.probes.hookable import require_loaded
 from t2i_lens.probes.projections import replaced_projections
 from t2i_lens.probes.unet_hooks import (
+    check_guidance,
     cross_attention_layers,
     guidance_branches,
     unet_of,
@@ -95,7 +97,8 @@ def applied(
             itself.
 
     Raises:
-        ValueError: a concept of another model, or several edits at a position.
+        ValueError: a concept of another or an offloaded model, or several edits at a position; as
+            `replaced_projections`, and, for an edit at a position, as `check_guidance`.
     """
     unet = unet_of(pipe)
     for concept in concepts:
@@ -105,6 +108,7 @@ def applied(
     if not concepts:
         yield
         return
+    require_loaded(unet, "U-Net")
     stacked = _Stacked(concepts, unet, joint)
 
     def edit(layer: str, stage: str, states: Tensor, output: Tensor) -> Tensor | None:
@@ -113,7 +117,10 @@ def applied(
         rows = guidance_branches(pipe, len(states))["conditional"]
         return stacked.edited_at(layer, stage, states, output, rows, list(positions))
 
-    with replaced_projections(unet, edit):
+    with ExitStack() as hooks:
+        if stacked.positional:
+            check_guidance(hooks, pipe)
+        hooks.enter_context(replaced_projections(unet, edit))
         yield
 
 
