@@ -225,7 +225,7 @@ def test_the_weights_of_an_offloaded_encoder_are_refused_and_it_still_draws(pipe
 
 
 def test_no_token_is_trained_on_an_offloaded_model(make_pipe, make_concept):
-    pipe, config = offloaded(make_pipe()), InversionConfig(steps=1, learning_rate=1e-3)
+    pipe, config = offloaded(make_pipe()), InversionConfig(1, 1e-3, batch_size=1)
     with pytest.raises(ValueError, match="the text encoder is offloaded: load the model whole"):
         train(pipe, [make_concept("cat")], config)
 
