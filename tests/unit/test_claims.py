@@ -25,7 +25,7 @@ from t2i_lens.study.verdicts import (
 )
 
 # How many claims each source makes, and how many questions are left open.
-FAMILIES = {"B": 25, "P": 12, "T": 15, "L": 15, "N": 6, "X": 31, "R": 15}
+FAMILIES = {"B": 25, "P": 12, "T": 15, "L": 15, "N": 6, "X": 32, "R": 15}
 IDS = [
     f"{letter}{number:02}" for letter, count in FAMILIES.items() for number in range(1, count + 1)
 ]
