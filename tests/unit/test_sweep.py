@@ -157,5 +157,11 @@ def test_the_page_on_large_sweeps_shows_what_was_measured(tmp_path):
     assert "| engine after half was lost | 100.0 | 50.0 |" in page
     assert "2,000 runs were made anew, and none of the 2,000 that were left." in page
     assert "take 67 hours of one core, and the engine adds 0.1 %" in page
+    assert "was begun and ended" not in page
+    larger = {"runs": 90000, "timed": 2000, "seconds": 500.0}
+    file.write_text(json.dumps(found | {"larger": larger}))
+    page = pages.scale_page(file)
+    assert "A plan of 90,000 runs was begun and ended after 2,000 of them" in page
+    assert "the engine takes 250 milliseconds a run" in page
     file.write_text(json.dumps(found | {"repeated": 3}))
     assert "anew, and 3 of the 2,000 that were left." in pages.scale_page(file)
