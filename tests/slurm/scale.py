@@ -83,6 +83,8 @@ def marked(plan) -> dict[str, int]:
 def keep_pace(plan) -> None:
     """Add to the file how fast a sweep was that is too long to wait for."""
     made = sorted(marked(plan).values())
+    if len(made) < 2:
+        raise SystemExit("ended before two runs: nothing to time")
     larger = {
         "runs": len(plan.jobs), "timed": len(made) - 1, "seconds": (made[-1] - made[0]) / 1e9,
     }  # fmt: skip

@@ -230,6 +230,12 @@ def test_no_token_is_trained_on_an_offloaded_model(make_pipe, make_concept):
         train(pipe, [make_concept("cat")], config)
 
 
+def test_pictures_are_encoded_as_before_by_an_offloaded_autoencoder(make_pipe, make_concept):
+    plain, _ = encoded_pictures(make_pipe(), make_concept("cat"))
+    again, _ = encoded_pictures(offloaded(make_pipe()), make_concept("cat"))
+    assert all(map(torch.equal, plain, again))
+
+
 def test_a_unet_that_states_its_size_as_a_pair_draws_it(pipe, make_concept):
     square = generate(pipe, ["a cat"], [0], **QUICK)
     pipe.unet.register_to_config(sample_size=(8, 8))

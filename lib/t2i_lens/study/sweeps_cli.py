@@ -70,10 +70,7 @@ def patching(
     _make(lambda *of: patching_sweep.carry_out(*of, share), profile)
 
 
-def mediation(
-    first: Annotated[int | None, typer.Option(help="only so many exchanges", min=1)] = None,
-    profile: Profile = "toybox",
-) -> None:
+def mediation(profile: Profile = "toybox") -> None:
     """Exchange a learned token for its class word along one path at a time, and store what is lost.
 
     Prints a time estimate first, and resumes after an interruption.
@@ -81,7 +78,7 @@ def mediation(
     from t2i_lens.experiments.mediation import exchanges
     from t2i_lens.study import mediation_sweep
 
-    _make(lambda *of: [mediation_sweep.carry_out(*of, exchanges()[:first])], profile)
+    _make(lambda *of: [mediation_sweep.carry_out(*of, exchanges())], profile)
 
 
 def twins() -> None:

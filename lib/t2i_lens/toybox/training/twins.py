@@ -84,13 +84,10 @@ FIRST = (
     Twin("unmixed_careless", "unmixed", CARELESS),
 )
 AGAIN = "_again"  # after the name of a twin that is trained once more
-TWINS = {
-    twin.name: twin
-    for twin in (
-        *FIRST,
-        *(replace(twin, name=twin.name + AGAIN, seed=1) for twin in FIRST[:4]),
-    )
-}
+SECOND = tuple(
+    replace(twin, name=twin.name + AGAIN, seed=1) for twin in FIRST if twin.encoder != "unmixed"
+)
+TWINS = {twin.name: twin for twin in (*FIRST, *SECOND)}
 
 
 def twin_pipeline(name: str, folder: Path = FOLDER) -> Lazy:
